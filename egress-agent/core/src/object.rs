@@ -1,0 +1,236 @@
+//! The objects the core knows, cut down to the fields that policies need.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::policy::{Policy, Protocol};
+
+/// Labels of an object.
+pub type Labels = BTreeMap<String, String>;
+
+/// `namespace/name`; the namespace is empty for cluster-scoped objects.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// A kind that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// networking.k8s.io/v1 `NetworkPolicy`
+    NetworkPolicy,
+    /// v1 `Namespace`
+    Namespace,
+    /// v1 `Pod`
+    Pod,
+    /// v1 `Service`
+    Service,
+    /// discovery.k8s.io/v1 `EndpointSlice`
+    EndpointSlice,
+    /// v1 `Node`
+    Node,
+}
+
+/// Which object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+}
+
+/// A part of an object that could not be read, and what was done about it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The field, as a path: `spec.egress[0].to[1].ipBlock.cidr`.
+    pub field: String,
+    /// What is wrong and what follows from it, for a person.
+    pub message: String,
+}
+
+/// An object, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A policy, perhaps unreadable.
+    Policy(Policy),
+    /// A namespace.
+    Namespace(Namespace),
+    /// A pod.
+    Pod(Box<Pod>),
+    /// A Service.
+    Service(Service),
+    /// Endpoints of a Service.
+    EndpointSlice(EndpointSlice),
+    /// A node.
+    Node(Node),
+}
+
+/// v1 `Namespace`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels, `None` when they could not be read: no selector matches.
+    pub labels: Option<Labels>,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}
+
+/// v1 `Pod`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: Name,
+    /// `metadata.uid`, empty when absent.
+    pub uid: String,
+    /// `metadata.creationTimestamp`, seconds since 1970 (S89).
+    pub created: Option<i64>,
+    /// Its labels.
+    pub labels: Labels,
+    /// `spec.nodeName`, empty when not scheduled.
+    pub node: String,
+    /// `spec.hostNetwork` (S59–S61).
+    pub host_network: bool,
+    /// `status.podIPs` and `status.podIP`.
+    pub addresses: BTreeSet<IpAddr>,
+    /// `status.phase`.
+    pub phase: Phase,
+    /// Named container ports, sidecars included (S37, S43, S44).
+    pub ports: BTreeMap<(Protocol, String), BTreeSet<u16>>,
+    /// Annotation `egress-agent.dev/netns`.
+    pub netns: Option<String>,
+    /// The controlling owner, `KIND/NAME`, of `metadata.ownerReferences`.
+    pub owner: Option<String>,
+    /// It could not be read far enough to be judged: closed as a subject, no peer.
+    pub unreadable: bool,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}
+
+/// `status.phase` of a pod, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Pending, Unknown, or absent (S64).
+    Other,
+    /// Running.
+    Running,
+    /// Succeeded or Failed: neither subject nor peer (S62, S88).
+    Finished,
+}
+
+/// v1 `Service`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: Name,
+    /// `spec.clusterIPs`/`clusterIP`; empty for headless and `ExternalName` (S69).
+    pub cluster_ips: BTreeSet<IpAddr>,
+    /// `spec.externalIPs` (S86).
+    pub external_ips: BTreeSet<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP or absent (S86).
+    pub load_balancer_ips: BTreeSet<IpAddr>,
+    /// `spec.clusterIP: None`.
+    pub headless: bool,
+    /// `spec.type: ExternalName`.
+    pub external_name: bool,
+    /// `spec.selector`, `None` when absent or empty.
+    pub selector: Option<Labels>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.internalTrafficPolicy: Local` (S84).
+    pub internal_local: bool,
+    /// `spec.externalTrafficPolicy: Local` (S84).
+    pub external_local: bool,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+    /// It could not be read: every frontend of it that is known denies.
+    pub unreadable: bool,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}
+
+/// One of `spec.ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `name`, empty when absent.
+    pub name: String,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`.
+    pub port: u16,
+    /// `targetPort` (absent: `port`).
+    pub target: TargetPort,
+    /// `nodePort`.
+    pub node_port: Option<u16>,
+}
+
+/// `targetPort` of a Service port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// A container port's name.
+    Name(String),
+}
+
+/// discovery.k8s.io/v1 `EndpointSlice`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub name: Name,
+    /// Label `kubernetes.io/service-name`.
+    pub service: String,
+    /// `endpoints`.
+    pub endpoints: Vec<ServiceEndpoint>,
+    /// `ports`: name, protocol, number (`None` number: all ports, not usable).
+    pub ports: Vec<EndpointPort>,
+    /// It could not be read: the Service's frontends deny.
+    pub unreadable: bool,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}
+
+/// One of `ports` of an `EndpointSlice`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointPort {
+    /// `name`, empty when absent; equals the Service port's name.
+    pub name: String,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `port`.
+    pub port: Option<u16>,
+}
+
+/// One of `endpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceEndpoint {
+    /// `addresses` that are IP addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// `conditions.ready` is not false (S84).
+    pub ready: bool,
+    /// `conditions.serving` (absent: as `ready`).
+    pub serving: bool,
+    /// `conditions.terminating`.
+    pub terminating: bool,
+    /// `nodeName`.
+    pub node: Option<String>,
+    /// `targetRef` of kind Pod.
+    pub pod: Option<Name>,
+}
+
+/// v1 `Node`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// `status.addresses` that are IP addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// What could not be read.
+    pub problems: Vec<Problem>,
+}

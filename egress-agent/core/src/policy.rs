@@ -1,0 +1,145 @@
+//! A `NetworkPolicy`, parsed once: inside the core a port is in range, a network is
+//! masked, and "absent" and "empty" are different types.
+//!
+//! Source: networking/v1 `NetworkPolicySpec`.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use crate::label::Selector;
+use crate::object::{Name, Problem};
+
+/// One policy, egress side only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Namespace and name.
+    pub name: Name,
+    /// Which pods it selects.
+    pub subject: Subject,
+    /// What it says of egress.
+    pub egress: Egress,
+    /// What could not be read; what they name is closed.
+    pub problems: Vec<Problem>,
+    /// Nothing of it could be used: it isolates [`Policy::subject`] and allows nothing (S91).
+    pub unreadable: bool,
+}
+
+/// The pods a policy selects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Whose pods.
+    pub namespace: SubjectNamespace,
+    /// Which of them (S7: absent is empty is all).
+    pub pods: Selector,
+}
+
+/// The namespace of a policy's subjects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubjectNamespace {
+    /// The policy's own (S2).
+    Own,
+    /// Every namespace: the object could not be read far enough to know its own.
+    Unknown,
+}
+
+/// Whether, and for what, a policy isolates its subjects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// `policyTypes` does not contain Egress (S2, S3, S5).
+    NotMentioned,
+    /// Isolated; an empty list of rules allows nothing (S4).
+    Isolated(Vec<Rule>),
+}
+
+/// One egress rule: peers and ports must both match (S12).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// `to`
+    pub to: Peers,
+    /// `ports`
+    pub ports: Ports,
+}
+
+/// `to` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// Absent or empty: any destination (S13).
+    Any,
+    /// One of these (S14). Empty when none could be read: nothing matches.
+    Only(Vec<Peer>),
+}
+
+/// One readable peer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// Pods by selector (S19–S23).
+    Pods {
+        /// In which namespaces.
+        namespaces: NamespaceScope,
+        /// Which pods of them.
+        pods: Selector,
+    },
+    /// `ipBlock` (S29–S34).
+    Block(Block),
+}
+
+/// In which namespaces a peer's pods are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamespaceScope {
+    /// The namespace of this name: no `namespaceSelector` was given (S19).
+    Named(String),
+    /// Namespaces by label (S20, S25). Not even the empty selector matches a namespace
+    /// that was not seen yet (S90).
+    Matching(Selector),
+}
+
+/// `ipBlock`: masked networks (S33).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Block {
+    /// `cidr`
+    pub net: IpNet,
+    /// `except`: a hole in this block only (S30), subtracted wherever it lies (S93).
+    pub except: BTreeSet<IpNet>,
+}
+
+/// `ports` of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Absent or empty: everything, ICMP and other protocols included (S13, S95).
+    Any,
+    /// One of these (S14). Empty when none could be read: nothing matches (S92).
+    Only(Vec<Port>),
+}
+
+/// One readable port entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Port {
+    /// Destination ports `from..=to` (S35, S36); no `port` is 0..=65535 (S15).
+    Range {
+        /// Transport protocol (S16: absent is TCP).
+        protocol: Protocol,
+        /// First port.
+        from: u16,
+        /// Last port, not below `from`.
+        to: u16,
+    },
+    /// A name, looked up in each destination pod (S37).
+    Named {
+        /// Transport protocol.
+        protocol: Protocol,
+        /// The container port's name.
+        name: String,
+    },
+}
+
+/// A transport protocol that policies know (S46).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// 6
+    Tcp,
+    /// 17
+    Udp,
+    /// 132
+    Sctp,
+}

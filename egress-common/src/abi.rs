@@ -1,0 +1,315 @@
+//! Keys and values of the kernel tables.
+//!
+//! Everything here is compared and copied as memory by the kernel, so every type is
+//! plain bytes: no padding ([`IntoBytes`] is derived, which refuses it at compile
+//! time), no enum, no `Option`. Multi-byte fields are network byte order wrappers of
+//! [`zerocopy::network_endian`], so that neither side can forget a swap; the one
+//! exception is [`Counter`], which only one machine ever reads.
+//!
+//! A change of any layout here needs a new [`ABI_VERSION`]: the pins of another
+//! version are left alone and a new folder is used.
+
+use zerocopy::network_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Version of the layouts in this module; names the folder of the pins.
+pub const ABI_VERSION: u32 = 1;
+
+/// Addresses of one family that an endpoint can have.
+///
+/// Kubernetes gives a pod at most one of each family (`status.podIPs` validation); the
+/// others are room for pods with several interfaces.
+pub const ENDPOINT_ADDRESSES: usize = 4;
+
+/// [`FlowKey::local`] of a flow whose local address is a link-local one: the agent
+/// cannot know a pod's `fe80::` addresses, and they all count as the pod's own.
+pub const LOCAL_LINK_LOCAL: u8 = 8;
+
+/// Ports id that contains nothing.
+pub const PORTS_NOTHING: u32 = 0;
+/// Ports id that contains every port of every protocol, ICMP included.
+pub const PORTS_EVERYTHING: u32 = 1;
+/// First ports id that is free for interned sets.
+pub const PORTS_FIRST: u32 = 2;
+
+/// Ruleset that allows nothing. It has no entry in any table: an endpoint that points
+/// at it is closed. Real rulesets start at 1.
+pub const RULESET_DENY: u32 = 0;
+
+/// `family` of IPv4 in keys and records.
+pub const FAMILY_V4: u8 = 4;
+/// `family` of IPv6 in keys and records.
+pub const FAMILY_V6: u8 = 6;
+
+/// An IP address with its family.
+///
+/// An IPv4 address stands in the first four bytes, the rest is zero. An IPv4-mapped
+/// IPv6 address is IPv6 (S94).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct Address {
+    /// [`FAMILY_V4`] or [`FAMILY_V6`].
+    pub family: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// The address in network order.
+    pub bytes: [u8; 16],
+}
+
+/// Key of ENDPOINTS: where a hook is attached.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct HookKey {
+    /// The interface index (`ifindex`), or a cgroup id.
+    pub hook: U64,
+}
+
+/// The endpoint is isolated for egress (S2).
+pub const ENDPOINT_ISOLATED: u32 = 1;
+/// Frames whose source is not one of the endpoint's addresses are dropped.
+pub const ENDPOINT_SPOOF_CHECK: u32 = 2;
+
+/// Value of ENDPOINTS. One write of it moves a pod from one ruleset to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The ruleset, [`RULESET_DENY`] for none.
+    pub ruleset: U32,
+    /// Changes with every flip; a flow of another generation is judged again (S54).
+    /// Unique over all endpoints there ever were on this node, so that neither a
+    /// reused interface index nor a reused slot revives an old flow.
+    pub generation: U32,
+    /// [`ENDPOINT_ISOLATED`], [`ENDPOINT_SPOOF_CHECK`].
+    pub flags: U32,
+    /// Small number of this endpoint, index of everything kept per endpoint.
+    pub slot: U16,
+    /// How many of [`Endpoint::v4`] count.
+    pub v4_len: u8,
+    /// How many of [`Endpoint::v6`] count.
+    pub v6_len: u8,
+    /// The pod's IPv4 addresses.
+    pub v4: [[u8; 4]; ENDPOINT_ADDRESSES],
+    /// The pod's IPv6 addresses.
+    pub v6: [[u8; 16]; ENDPOINT_ADDRESSES],
+}
+
+/// The one entry of CONFIG.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Config {
+    /// Changes when an address left a class or a frontend changed: cached flows of
+    /// another epoch are judged again (S54).
+    pub epoch: U32,
+    /// Highest [`Endpoint::generation`] ever given out; read back after a restart.
+    pub generation: U32,
+    /// Events one endpoint may send a second; 0 switches events off.
+    pub events_per_second: U32,
+}
+
+/// Key of RULESET_CLASSES; the value is a ports id ([`U32`]).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct RulesetClass {
+    /// The ruleset.
+    pub ruleset: U32,
+    /// The class, value of PEERS.
+    pub class: U32,
+}
+
+/// Data of a PORTS key: bits 0..40 are always compared, then a prefix of the port.
+///
+/// The LPM key is `{ prefix_len: u32 (host order), data }` as in the kernel's
+/// `struct bpf_lpm_trie_key_u8`; `prefix_len` is 40 + the port's prefix length.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct PortsData {
+    /// The ports id.
+    pub ports: U32,
+    /// IP protocol number: 6, 17 or 132.
+    pub protocol: u8,
+    /// The port, or its leading bits.
+    pub port: U16,
+}
+
+/// Prefix length of the part of [`PortsData`] that precedes the port, in bits.
+pub const PORTS_FIXED_BITS: u32 = 40;
+
+/// Key of FRONTENDS; the value is a frontend id ([`U32`]).
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct FrontendKey {
+    /// The virtual address, or a node's.
+    pub address: [u8; 16],
+    /// [`FAMILY_V4`] or [`FAMILY_V6`].
+    pub family: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The Service's port, or the node port.
+    pub port: U16,
+}
+
+/// Key of RULESET_FRONTENDS; the value is [`FRONTEND_ALLOW`]. A pair that is not there
+/// is denied.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct RulesetFrontend {
+    /// The ruleset.
+    pub ruleset: U32,
+    /// The frontend, value of FRONTENDS.
+    pub frontend: U32,
+}
+
+/// Value of RULESET_FRONTENDS.
+pub const FRONTEND_ALLOW: u32 = 1;
+
+/// Key of FLOWS (opened by the pod) and of an endpoint's table in INBOUND (opened
+/// towards the pod), always seen from the pod.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct FlowKey {
+    /// [`Endpoint::slot`].
+    pub slot: U16,
+    /// Which of the endpoint's addresses: 0..=3 IPv4, 4..=7 IPv6, or
+    /// [`LOCAL_LINK_LOCAL`]. Says the family too.
+    pub local: u8,
+    /// IP protocol number: 6, 17, 132, or 1 and 58 for an echo.
+    pub protocol: u8,
+    /// The pod's port; of an echo its identifier.
+    pub local_port: U16,
+    /// The other side's port; 0 for an echo.
+    pub remote_port: U16,
+    /// The other side's address, IPv4 in the first four bytes.
+    pub remote: [u8; 16],
+}
+
+/// A FIN or RST was seen: the flow expires soon when idle.
+pub const FLOW_CLOSING: u32 = 1;
+
+/// Value of FLOWS and of the tables in INBOUND.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Flow {
+    /// [`Endpoint::generation`] at the time of the verdict. Unused for inbound flows.
+    pub generation: U32,
+    /// [`Config::epoch`] read before the verdict was reached. Unused for inbound flows.
+    pub epoch: U32,
+    /// When a packet was last seen, seconds since boot.
+    pub seen: U32,
+    /// [`FLOW_CLOSING`].
+    pub flags: U32,
+}
+
+/// Key of FRAGMENTS.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// [`Endpoint::slot`].
+    pub slot: U16,
+    /// [`FAMILY_V4`] or [`FAMILY_V6`].
+    pub family: u8,
+    /// IP protocol number of the whole packet.
+    pub protocol: u8,
+    /// The identification field; 16 bits in IPv4.
+    pub id: U32,
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+}
+
+/// Value of FRAGMENTS. Only the first fragment of an allowed packet is recorded; the rest
+/// of that packet follows it whatever changes meanwhile (S50).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Fragment {
+    /// When the first fragment was seen, seconds since boot.
+    pub seen: U32,
+}
+
+/// Key of COUNTERS: the drops of one endpoint.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct CounterKey {
+    /// [`Endpoint::slot`].
+    pub slot: U16,
+    /// [`crate::event::Reason`] as a number.
+    pub reason: u8,
+    /// IP protocol number folded to 1 (ICMP of either family), 6, 17, 132, or 0 for any other.
+    pub protocol: u8,
+    /// [`FAMILY_V4`], [`FAMILY_V6`], or 0 for a frame that is neither.
+    pub family: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// Value of COUNTERS and of ALLOWED, one a CPU. Host byte order.
+///
+/// ALLOWED is an array indexed by `slot * 2`, plus 1 for IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets; a GSO frame counts as its segments.
+    pub packets: u64,
+    /// Bytes of the IP packets.
+    pub bytes: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Address>() == 20);
+    assert!(size_of::<HookKey>() == 8);
+    assert!(size_of::<Endpoint>() == 96);
+    assert!(size_of::<Config>() == 12);
+    assert!(size_of::<PortsData>() == 7);
+    assert!(size_of::<FrontendKey>() == 20);
+    assert!(size_of::<FlowKey>() == 24);
+    assert!(size_of::<Flow>() == 16);
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<Fragment>() == 4);
+    assert!(size_of::<CounterKey>() == 8);
+    assert!(size_of::<Counter>() == 16);
+};
+
+impl Address {
+    /// An IPv4 address.
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        let [a, b, c, d] = octets;
+        Self {
+            family: FAMILY_V4,
+            reserved: [0; 3],
+            bytes: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        }
+    }
+
+    /// An IPv6 address.
+    pub const fn v6(octets: [u8; 16]) -> Self {
+        Self {
+            family: FAMILY_V6,
+            reserved: [0; 3],
+            bytes: octets,
+        }
+    }
+
+    /// The four bytes of an IPv4 address.
+    pub const fn v4_octets(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.bytes;
+        [a, b, c, d]
+    }
+}
