@@ -1,0 +1,58 @@
+//! What `check` and `explain` say.
+//!
+//! The JSON is a contract: `verdict`, `reason`, `isolatedBy`, `allowedBy` are always there,
+//! `addresses` only where a query stood for several addresses whose verdicts differ.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Allow or deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The packet passes.
+    Allow,
+    /// The packet is dropped.
+    Deny,
+}
+
+impl Verdict {
+    /// The word in JSON and in text.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// The verdict of a query, and what led to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Allow only when every address the query stands for is allowed.
+    pub verdict: Verdict,
+    /// [`egress_common::event::Reason::name`], or why the pod is no subject.
+    pub reason: String,
+    /// The policies that isolate the pod, `NS/NAME`, sorted; empty when none does.
+    pub isolated_by: Vec<String>,
+    /// The policies whose rules allow it, `NS/NAME`, sorted; empty when none isolates the pod.
+    pub allowed_by: Vec<String>,
+    /// Each address's verdict, where they differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<AddressAnswer>,
+    /// Only from `explain`: where the kernel tables differ from what the objects ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<String>,
+}
+
+/// The verdict of one address of a query.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressAnswer {
+    /// The address.
+    pub address: IpAddr,
+    /// Its verdict.
+    pub verdict: Verdict,
+}

@@ -1,0 +1,21 @@
+//! The shell around `egress-core`: everything that reads files, talks to the kernel,
+//! serves sockets and prints.
+//!
+//! * [`attribution`]: which pod a small number in a kernel table stands for.
+//! * [`answer`], [`query`]: what `check` and `explain` are asked and say.
+//! * [`cli`]: a file per subcommand.
+//! * [`drops`]: drops as people and programs read them.
+//! * [`logging`]: where the log goes.
+//! * [`metrics`]: the Prometheus text.
+//! * [`serve`]: HTTP on the node address and on the unix socket, and the client of the latter.
+//! * [`status`]: what the agent enforces.
+//! * [`traffic`]: protocols and families by name.
+
+pub mod answer;
+pub mod attribution;
+pub mod drops;
+pub mod metrics;
+pub mod query;
+pub mod serve;
+pub mod status;
+pub mod traffic;

@@ -1,0 +1,14 @@
+//! Everything under `/metrics`.
+//!
+//! Packet counts come from the kernel's counters at the moment of the scrape, never from
+//! events, which are rate limited.
+
+mod counters;
+mod kernel;
+mod observations;
+mod text;
+
+pub use counters::{Counters, Scrape, Series, WorkloadLabels};
+pub use kernel::{AllowedCount, DropCount, Kernel, ReadError, Readings};
+pub use observations::{Observations, Stage};
+pub use text::render;

@@ -1,0 +1,83 @@
+//! What the running agent answers, and the client that asks it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::answer::Answer;
+use crate::attribution::Attribution;
+use crate::drops::DropLog;
+use crate::metrics::{Counters, Observations};
+use crate::query::{Destination, Subject};
+use crate::status::Status;
+
+/// How long the agent task may take to answer. Compiling a large change takes a second or
+/// two; after this long something is stuck.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What only the agent task can answer: it owns the store and the image of the tables.
+#[derive(Debug)]
+pub enum Request {
+    /// Are you there?
+    Ping(oneshot::Sender<()>),
+    /// The verdict of the live tables; an error is a sentence for a person.
+    Explain {
+        /// Which pod.
+        from: Subject,
+        /// Where to.
+        to: Destination,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Answer, String>>,
+    },
+}
+
+/// The agent as seen by its servers: everything they may read, and the way to ask.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What is enforced.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// Whose slot is whose.
+    pub attribution: watch::Receiver<Arc<Attribution>>,
+    /// Packet counters.
+    pub counters: Arc<Counters>,
+    /// What the agent measured.
+    pub observations: Arc<Observations>,
+    /// The last drops.
+    pub drops: Arc<DropLog>,
+    /// To the agent task.
+    pub requests: mpsc::Sender<Request>,
+}
+
+/// The agent task did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAnswer {
+    /// It ended.
+    #[error("the agent task has ended")]
+    Ended,
+    /// It is busy or stuck.
+    #[error("the agent task did not answer within {} s", PATIENCE.as_secs())]
+    TooSlow,
+}
+
+impl View {
+    /// Sends a request and waits for its reply.
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, NoAnswer> {
+        let (sender, receiver) = oneshot::channel();
+        let reply = async {
+            if self.requests.send(request(sender)).await.is_err() {
+                return Err(NoAnswer::Ended);
+            }
+            receiver
+                .await
+                .map_err(|oneshot::error::RecvError { .. }| NoAnswer::Ended)
+        };
+        match tokio::time::timeout(PATIENCE, reply).await {
+            Ok(answer) => answer,
+            Err(tokio::time::error::Elapsed { .. }) => Err(NoAnswer::TooSlow),
+        }
+    }
+}

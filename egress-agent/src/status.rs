@@ -1,0 +1,267 @@
+//! What the agent enforces: the document behind `status -o json`.
+//!
+//! Other programs read it: fields are added, never renamed or given another meaning.
+
+mod text;
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use text::{Colour, render};
+
+/// [`Status::schema`] of this version.
+pub const SCHEMA: &str = "egress-agent.dev/status/v1";
+
+/// The whole document. The agent publishes a new one whenever something in it changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The agent's version.
+    pub version: String,
+    /// The node whose pods are enforced.
+    pub node: String,
+    /// Everything seen so far is programmed.
+    pub ready: bool,
+    /// What is missing until `ready`, for people; empty exactly when `ready`.
+    pub waiting_for: Vec<String>,
+    /// What could not be read or enforced.
+    pub problems: Vec<Problem>,
+    /// Where objects come from.
+    pub sources: Vec<Source>,
+    /// Every policy seen.
+    pub policies: Vec<Policy>,
+    /// Every pod of this node.
+    pub pods: Vec<Pod>,
+    /// Every ruleset in the kernel.
+    pub rulesets: Vec<Ruleset>,
+    /// How full the kernel tables are.
+    pub maps: Vec<MapFill>,
+}
+
+impl Status {
+    /// The status of an agent that has not looked at anything yet.
+    pub fn starting(node: &str) -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: node.to_owned(),
+            ready: false,
+            waiting_for: vec!["the first look at the sources".to_owned()],
+            problems: Vec::new(),
+            sources: Vec::new(),
+            policies: Vec::new(),
+            pods: Vec::new(),
+            rulesets: Vec::new(),
+            maps: Vec::new(),
+        }
+    }
+}
+
+/// Which part failed; decides the gauge a problem is counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemKind {
+    /// A part of an object cannot be read; what it names is closed.
+    Object,
+    /// A file cannot be read or parsed; what it had said stays.
+    File,
+    /// The kernel does not say what it should: attach failure, full map, refused plan.
+    Enforcement,
+}
+
+impl ProblemKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Object, Self::File, Self::Enforcement];
+
+    /// The name in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::File => "file",
+            Self::Enforcement => "enforcement",
+        }
+    }
+}
+
+/// One thing that could not be read or enforced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Which part failed.
+    pub kind: ProblemKind,
+    /// `KIND NS/NAME`; empty when it is about a file or the node as a whole.
+    pub object: String,
+    /// The field, as a path: `spec.egress[0].to[1].ipBlock.cidr`.
+    pub field: Option<String>,
+    /// The file.
+    pub file: Option<String>,
+    /// The line in the file, from 1.
+    pub line: Option<u32>,
+    /// What is wrong and what follows from it.
+    pub message: String,
+}
+
+/// A manifest file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// The file's path.
+    pub path: String,
+    /// SHA-256 of the text whose objects count, in hex.
+    pub sha256: Option<String>,
+    /// Whether that text is what the file says now.
+    pub state: SourceState,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// How a file stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceState {
+    /// Its present text counts.
+    Read,
+    /// Its present text does not parse: the objects it had before stay.
+    Kept,
+    /// It was never readable: nothing is known of its objects.
+    Unreadable,
+}
+
+/// How a policy stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// `NetworkPolicy`.
+    pub kind: String,
+    /// `NS/NAME`.
+    pub name: String,
+    /// How much of it could be read.
+    pub state: PolicyState,
+    /// What could not be read.
+    pub errors: Vec<String>,
+}
+
+/// How much of a policy could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyState {
+    /// All of it.
+    Enforced,
+    /// Parts are closed: they match nothing.
+    PartlyUnreadable,
+    /// Nothing: what it may select is isolated (S91).
+    Unreadable,
+}
+
+impl PolicyState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Enforced, Self::PartlyUnreadable, Self::Unreadable];
+
+    /// The name in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::PartlyUnreadable => "partly-unreadable",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// How a pod of this node stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pod {
+    /// `NS/POD`.
+    pub name: String,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The first interface on the agent's side.
+    pub interface: Option<String>,
+    /// Every interface on the agent's side.
+    pub interfaces: Vec<String>,
+    /// What is enforced.
+    pub state: PodState,
+    /// Why, when the state does not say it all.
+    pub message: Option<String>,
+    /// The policies that isolate it, `NS/NAME`, sorted.
+    pub isolated_by: Vec<String>,
+    /// [`Ruleset::id`]; pods with equal rules share one.
+    pub ruleset: Option<u32>,
+}
+
+/// What is enforced for a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodState {
+    /// Policies isolate it, and the kernel enforces what they say.
+    Isolated,
+    /// No policy isolates it (S1).
+    NotIsolated,
+    /// On the host network, not enforced (S87).
+    HostNetwork,
+    /// Succeeded or failed: no subject (S62, S88).
+    Finished,
+    /// Its network namespace or interface is not there yet.
+    Waiting,
+    /// Closed, because something failed; the message says what.
+    Denied,
+}
+
+impl PodState {
+    /// Every state.
+    pub const ALL: [Self; 6] = [
+        Self::Isolated,
+        Self::NotIsolated,
+        Self::HostNetwork,
+        Self::Finished,
+        Self::Waiting,
+        Self::Denied,
+    ];
+
+    /// The name in JSON and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Isolated => "isolated",
+            Self::NotIsolated => "not-isolated",
+            Self::HostNetwork => "host-network",
+            Self::Finished => "finished",
+            Self::Waiting => "waiting",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+/// A ruleset in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ruleset {
+    /// Its number in the kernel tables.
+    pub id: u32,
+    /// SHA-256 of what it says, in hex.
+    pub sha256: String,
+    /// How many endpoints point at it.
+    pub pods: usize,
+    /// Prefixes of IPv4.
+    pub prefixes_v4: usize,
+    /// Prefixes of IPv6.
+    pub prefixes_v6: usize,
+    /// Classes of pods it says something about.
+    pub classes: usize,
+    /// Service frontends it allows.
+    pub frontends: usize,
+}
+
+/// How full a kernel table is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapFill {
+    /// The table's name.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries that fit.
+    pub capacity: u64,
+}

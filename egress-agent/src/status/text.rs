@@ -1,0 +1,327 @@
+//! The status for people: problems first, at most [`WIDTH`] columns.
+
+use std::fmt::Write as _;
+
+use super::{MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status};
+
+/// Columns of a line.
+const WIDTH: usize = 100;
+
+/// Columns of a table's cell that is not the last; longer ones are cut.
+const CELL: usize = 44;
+
+/// Whether escape codes may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// A terminal reads it.
+    Ansi,
+    /// A file or a pipe does.
+    None,
+}
+
+impl Colour {
+    fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Self::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
+            Self::None => text.to_owned(),
+        }
+    }
+}
+
+const BOLD: &str = "1";
+const RED: &str = "1;31";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+
+/// The whole status.
+pub fn render(status: &Status, colour: Colour) -> String {
+    let Status {
+        schema: _,
+        version,
+        node,
+        ready,
+        waiting_for,
+        problems,
+        sources,
+        policies,
+        pods,
+        rulesets,
+        maps,
+    } = status;
+    let mut out = String::new();
+    let state = if *ready {
+        colour.paint(GREEN, "ready")
+    } else {
+        colour.paint(YELLOW, "not ready")
+    };
+    line(
+        &mut out,
+        &format!("egress-agent {version} on node {node}: {state}"),
+    );
+    for reason in waiting_for {
+        wrapped(&mut out, "  waiting for ", reason);
+    }
+    if !problems.is_empty() {
+        section(
+            &mut out,
+            &colour.paint(RED, &format!("PROBLEMS ({})", problems.len())),
+        );
+        for problem in problems {
+            of_problem(&mut out, problem);
+        }
+    }
+    let bold = |name: &str, count: usize| colour.paint(BOLD, &format!("{name} ({count})"));
+    section(&mut out, &bold("PODS", pods.len()));
+    of_pods(&mut out, pods);
+    section(&mut out, &bold("POLICIES", policies.len()));
+    of_policies(&mut out, policies);
+    section(&mut out, &bold("SOURCES", sources.len()));
+    of_sources(&mut out, sources);
+    section(&mut out, &bold("RULESETS", rulesets.len()));
+    of_rulesets(&mut out, rulesets);
+    section(&mut out, &bold("MAPS", maps.len()));
+    of_maps(&mut out, maps);
+    out
+}
+
+fn of_problem(out: &mut String, problem: &Problem) {
+    let Problem {
+        kind: _,
+        object,
+        field,
+        file,
+        line: number,
+        message,
+    } = problem;
+    let place = match (file, number) {
+        (Some(file), Some(number)) => format!("{file}:{number}"),
+        (Some(file), None) => file.clone(),
+        (None, _) => String::new(),
+    };
+    let what: Vec<&str> = [
+        object.as_str(),
+        field.as_deref().unwrap_or(""),
+        place.as_str(),
+    ]
+    .into_iter()
+    .filter(|part| !part.is_empty())
+    .collect();
+    wrapped(out, "  ", &what.join("  "));
+    wrapped(out, "    ", message);
+}
+
+fn of_pods(out: &mut String, pods: &[Pod]) {
+    let rows = pods.iter().map(|pod| {
+        let addresses: Vec<_> = pod.addresses.iter().map(ToString::to_string).collect();
+        let row = [
+            pod.name.clone(),
+            pod.state.name().to_owned(),
+            dash(pod.interfaces.join(",")),
+            dash(pod.ruleset.map(|r| r.to_string()).unwrap_or_default()),
+            dash(addresses.join(" ")),
+        ];
+        let mut notes = Vec::new();
+        if !pod.isolated_by.is_empty() {
+            notes.push(format!("isolated by {}", pod.isolated_by.join(", ")));
+        }
+        notes.extend(pod.message.clone());
+        (row, notes)
+    });
+    table(
+        out,
+        ["NAME", "STATE", "INTERFACE", "RULESET", "ADDRESSES"],
+        rows,
+    );
+}
+
+fn of_policies(out: &mut String, policies: &[Policy]) {
+    let rows = policies.iter().map(|policy| {
+        let row = [
+            policy.name.clone(),
+            policy.kind.clone(),
+            policy.state.name().to_owned(),
+        ];
+        (row, policy.errors.clone())
+    });
+    table(out, ["NAME", "KIND", "STATE"], rows);
+}
+
+fn of_sources(out: &mut String, sources: &[Source]) {
+    let rows = sources.iter().map(|source| {
+        let state = match source.state {
+            SourceState::Read => "read",
+            SourceState::Kept => "kept",
+            SourceState::Unreadable => "unreadable",
+        };
+        // Twelve digits tell versions of one file apart.
+        let digest = source
+            .sha256
+            .as_deref()
+            .map(|d| d.chars().take(12).collect())
+            .unwrap_or_default();
+        let row = [state.to_owned(), dash(digest), source.path.clone()];
+        (row, source.error.clone().into_iter().collect())
+    });
+    table(out, ["STATE", "SHA256", "PATH"], rows);
+}
+
+fn of_rulesets(out: &mut String, rulesets: &[Ruleset]) {
+    let rows = rulesets.iter().map(|ruleset| {
+        let row = [
+            ruleset.id.to_string(),
+            ruleset.pods.to_string(),
+            ruleset.prefixes_v4.to_string(),
+            ruleset.prefixes_v6.to_string(),
+            ruleset.classes.to_string(),
+            ruleset.frontends.to_string(),
+            ruleset.sha256.chars().take(12).collect(),
+        ];
+        (row, Vec::new())
+    });
+    table(
+        out,
+        [
+            "ID",
+            "PODS",
+            "IPV4",
+            "IPV6",
+            "CLASSES",
+            "FRONTENDS",
+            "SHA256",
+        ],
+        rows,
+    );
+}
+
+fn of_maps(out: &mut String, maps: &[MapFill]) {
+    let rows = maps.iter().map(|map| {
+        let percent = map.entries.saturating_mul(100).checked_div(map.capacity);
+        let row = [
+            map.name.clone(),
+            map.entries.to_string(),
+            map.capacity.to_string(),
+            percent.map_or_else(|| "-".to_owned(), |p| format!("{p}%")),
+        ];
+        (row, Vec::new())
+    });
+    table(out, ["NAME", "ENTRIES", "CAPACITY", "FULL"], rows);
+}
+
+fn dash(cell: String) -> String {
+    if cell.is_empty() {
+        "-".to_owned()
+    } else {
+        cell
+    }
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text.trim_end());
+    out.push('\n');
+}
+
+fn section(out: &mut String, title: &str) {
+    out.push('\n');
+    line(out, title);
+}
+
+/// Aligned columns; under a row its notes. The last column is wrapped, the others are cut.
+fn table<const N: usize>(
+    out: &mut String,
+    head: [&str; N],
+    rows: impl Iterator<Item = ([String; N], Vec<String>)>,
+) {
+    let rows: Vec<_> = rows
+        .map(|(row, notes)| (row.map(single_line), notes))
+        .collect();
+    if rows.is_empty() {
+        line(out, "  none");
+        return;
+    }
+    let mut widths = head.map(columns);
+    for (row, _) in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(columns(cell)).min(CELL);
+        }
+    }
+    of_row(out, &widths, &head.map(str::to_owned));
+    for (row, notes) in rows {
+        of_row(out, &widths, &row);
+        for note in notes {
+            wrapped(out, "    ", &note);
+        }
+    }
+}
+
+fn of_row(out: &mut String, widths: &[usize], row: &[String]) {
+    let Some((last, cells)) = row.split_last() else {
+        return;
+    };
+    let mut start = String::from("  ");
+    for (width, cell) in widths.iter().zip(cells) {
+        let cell = cut(cell, *width);
+        // Writing to a String cannot fail.
+        write!(start, "{cell:<width$}  ").unwrap_or_default();
+    }
+    if columns(&start) + columns(last).min(20) > WIDTH {
+        line(out, &start);
+        start = "      ".to_owned();
+    }
+    wrapped(out, &start, last);
+}
+
+fn cut(cell: &str, width: usize) -> String {
+    if columns(cell) <= width {
+        return cell.to_owned();
+    }
+    cell.chars()
+        .take(width.saturating_sub(1))
+        .chain(['…'])
+        .collect()
+}
+
+/// Text from a file may hold line breaks; a cell has none.
+fn single_line(text: String) -> String {
+    if text.contains(char::is_control) {
+        text.replace(char::is_control, " ")
+    } else {
+        text
+    }
+}
+
+/// `start`, then the words; further lines are indented as far as `start` reaches.
+/// A word that is longer than a line is broken.
+fn wrapped(out: &mut String, start: &str, text: &str) {
+    let indent = columns(start).min(WIDTH / 2);
+    let mut current = start.to_owned();
+    let mut empty = true;
+    for word in text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|w| !w.is_empty())
+    {
+        let mut word: Vec<char> = word.chars().collect();
+        if !empty && columns(&current) + 1 + word.len() > WIDTH {
+            line(out, &current);
+            current = " ".repeat(indent);
+            empty = true;
+        }
+        if !empty {
+            current.push(' ');
+        }
+        while columns(&current) + word.len() > WIDTH {
+            let rest = word.split_off((WIDTH - columns(&current).min(WIDTH - 1)).min(word.len()));
+            current.extend(word);
+            line(out, &current);
+            current = " ".repeat(indent);
+            word = rest;
+        }
+        current.extend(word);
+        empty = false;
+    }
+    line(out, &current);
+}
+
+/// Every character is taken to be one column wide: names and addresses are ASCII.
+fn columns(text: &str) -> usize {
+    text.chars().count()
+}
