@@ -1,1 +1,66 @@
-fn main() {}
+//! The developer's commands: `cargo xtask --help`.
+//!
+//! One file a command. Each command prints the `cargo` lines it runs, so that every
+//! step can be repeated by hand.
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line program: standard output is its interface"
+)]
+
+mod build;
+mod check;
+mod privileges;
+mod process;
+mod program;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Builds, tests, demonstrates and measures egress-agent"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find what a build and the tests need, and install what is missing
+    Toolchain,
+    /// Build the agent, kernel programs included
+    Build(build::Args),
+    /// Formatting, lints, crate boundaries, dependencies
+    Check,
+    /// Every test this machine can run, and a list of those it cannot
+    Test(test::Args),
+    /// A tour on this machine: pods, a policy, dropped packets (needs root)
+    Demo(program::Args),
+    /// What a packet costs (needs root)
+    Bench(program::Args),
+    /// Random policies and packets: oracle against core against kernel (needs root)
+    Parity(program::ParityArgs),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let workspace = Workspace::find()?;
+    match cli.command {
+        Command::Toolchain => toolchain::run(&workspace),
+        Command::Build(args) => build::run(&workspace, &args),
+        Command::Check => check::run(&workspace),
+        Command::Test(args) => test::run(&workspace, &args),
+        Command::Demo(args) => program::run(&workspace, "demo", &args.arguments),
+        Command::Bench(args) => program::run(&workspace, "bench", &args.arguments),
+        Command::Parity(args) => program::run(&workspace, "parity", &args.arguments()),
+    }
+}

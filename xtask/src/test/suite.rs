@@ -1,0 +1,220 @@
+//! Which tests run together, and how they are counted.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use super::libtest::{self, Line};
+use crate::process;
+use crate::workspace::Workspace;
+
+/// In this order: the quick and pure ones first.
+pub(super) const SUITES: [Suite; 3] = [
+    Suite {
+        name: "the pure crates",
+        packages: &["egress-common", "egress-core", "egress-oracle", "xtask"],
+        needs: Needs::Nothing,
+    },
+    Suite {
+        name: "the agent",
+        packages: &["egress-agent"],
+        needs: Needs::Kernel,
+    },
+    Suite {
+        name: "traffic, updates and parity",
+        packages: &["egress-tests"],
+        needs: Needs::Kernel,
+    },
+];
+
+/// Threads of a suite that makes network namespaces and loads programs: those take turns
+/// in the kernel, and timing matters to some.
+const KERNEL_THREADS: &str = "--test-threads=2";
+
+/// Tests of some packages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Suite {
+    pub(super) name: &'static str,
+    packages: &'static [&'static str],
+    needs: Needs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    /// Its ignored tests need what [`super::probe`] looks for.
+    Kernel,
+}
+
+/// Counts, and the names behind the ones that are not plain passes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) passed: u64,
+    pub(super) failed: u64,
+    pub(super) failures: Vec<String>,
+    /// One line for each skipped test, ending in the reason.
+    pub(super) skips: Vec<String>,
+}
+
+impl Tally {
+    pub(super) fn skipped(&self) -> usize {
+        self.skips.len()
+    }
+
+    pub(super) fn counts(&self) -> String {
+        format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed,
+            self.skipped()
+        )
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        let Self {
+            passed,
+            failed,
+            failures,
+            skips,
+        } = other;
+        self.passed += passed;
+        self.failed += failed;
+        self.failures.extend(failures);
+        self.skips.extend(skips);
+    }
+
+    /// Counts one line of libtest's output. `obstacle` is why ignored tests were left out,
+    /// where that is known better than by the test's own mark.
+    fn count(&mut self, line: &str, obstacle: Option<&str>) {
+        match libtest::parse(line) {
+            Some(Line::Result { passed, failed }) => {
+                self.passed += passed;
+                self.failed += failed;
+            }
+            Some(Line::Failed { name }) => self.failures.push(name.into()),
+            Some(Line::Ignored { name, reason }) => {
+                let reason = obstacle.or(reason).unwrap_or("no reason given");
+                self.skips.push(format!("{name}: {reason}"));
+            }
+            None => {}
+        }
+    }
+
+    /// Cargo's own exit code has the last word: a test program that was killed, or did not
+    /// compile, prints no result.
+    fn close(&mut self, succeeded: bool, suite: &str) {
+        if !succeeded && self.failed == 0 {
+            self.failed = 1;
+            self.failures
+                .push(format!("{suite}: ended without a result, see above"));
+        }
+    }
+}
+
+impl Suite {
+    /// Runs it, passing its output on. `obstacle`: why this machine cannot run tests in the
+    /// kernel, if it cannot.
+    pub(super) fn run(
+        &self,
+        workspace: &Workspace,
+        filter: Option<&str>,
+        obstacle: Option<&str>,
+    ) -> Result<Tally> {
+        let mut cargo = self.command(workspace, filter, obstacle);
+        println!("$ {}", process::shown(&cargo));
+        let mut child = cargo
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting cargo test")?;
+        let output = child.stdout.take().context("cargo's output")?;
+        let mut tally = Tally::default();
+        for line in BufReader::new(output).split(b'\n') {
+            // A test may print anything, also what is not UTF-8.
+            let line = line.context("reading the tests' output")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            tally.count(&line, obstacle);
+        }
+        let status = child.wait().context("waiting for cargo test")?;
+        tally.close(status.success(), self.name);
+        Ok(tally)
+    }
+
+    fn command(
+        &self,
+        workspace: &Workspace,
+        filter: Option<&str>,
+        obstacle: Option<&str>,
+    ) -> Command {
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--no-fail-fast"]);
+        for package in self.packages {
+            cargo.args(["--package", package]);
+        }
+        cargo.arg("--").args(filter);
+        if self.needs == Needs::Kernel && obstacle.is_none() {
+            cargo.args(["--include-ignored", KERNEL_THREADS]);
+        }
+        cargo.env("EGRESS_AGENT_BIN", workspace.released("egress-agent"));
+        cargo
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESULT: &str = "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+
+    #[test]
+    fn programs_add_up_and_the_closing_line_is_what_other_programs_read() {
+        let mut tally = Tally::default();
+        for line in [RESULT, "test a ... ignored, needs 6.6", RESULT] {
+            tally.count(line, None);
+        }
+        assert_eq!(tally.counts(), "4 passed, 0 failed, 1 skipped");
+        assert_eq!(tally.skips, ["a: needs 6.6"]);
+    }
+
+    #[test]
+    fn this_machines_obstacle_explains_more_than_the_tests_mark() {
+        let mut tally = Tally::default();
+        tally.count("test a ... ignored, needs root", Some("no CAP_BPF"));
+        assert_eq!(tally.skips, ["a: no CAP_BPF"]);
+    }
+
+    #[test]
+    fn a_test_program_that_was_killed_is_a_failure() {
+        let mut tally = Tally::default();
+        tally.count(RESULT, None);
+        tally.close(false, "the agent");
+        assert_eq!(tally.counts(), "2 passed, 1 failed, 0 skipped");
+    }
+
+    #[test]
+    fn failures_that_were_counted_are_not_counted_again() {
+        let mut tally = Tally::default();
+        tally.count("test a ... FAILED", None);
+        tally.count("test result: FAILED. 0 passed; 1 failed; 0 ignored", None);
+        tally.close(false, "the agent");
+        assert_eq!(
+            (tally.failed, tally.failures.as_slice()),
+            (1, ["a".to_owned()].as_slice())
+        );
+    }
+
+    #[test]
+    fn ignored_tests_run_only_where_they_can() {
+        let workspace = Workspace {
+            root: "/src".into(),
+            target: "/src/target".into(),
+        };
+        let [pure, agent, _] = SUITES;
+        let arguments =
+            |suite: Suite, obstacle| process::shown(&suite.command(&workspace, None, obstacle));
+        assert!(arguments(agent, None).ends_with("-- --include-ignored --test-threads=2"));
+        assert!(!arguments(agent, Some("not root")).contains("--include-ignored"));
+        assert!(!arguments(pure, None).contains("--include-ignored"));
+    }
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask toolchain`: what a build and the tests need beside cargo.
+//!
+//! Compiling for BPF takes a compiler that comes with the source of `core`, because the
+//! target has no prebuilt one, and `bpf-linker`, whose LLVM must be at least as new as
+//! the compiler's. [`survey`] looks, [`plan`] decides as data, [`install`] acts.
+
+mod install;
+mod plan;
+mod survey;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+pub(crate) use survey::Compiler;
+
+use crate::privileges::Privileges;
+use crate::process;
+use crate::workspace::Workspace;
+use plan::{Plan, RustupTried};
+use survey::Survey;
+
+/// The bpf-linker that is built when there is none.
+const LINKER_VERSION: &str = "0.13.0";
+
+/// The LLVM it is built with. Debian 12 has it because its `rustc-web` uses it.
+const LLVM_MAJOR: u32 = 22;
+
+pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
+    let survey = ensure(workspace)?;
+    println!("{survey}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what is missing, after saying so; says nothing when all is there.
+pub(crate) fn ensure(workspace: &Workspace) -> Result<Survey> {
+    let survey = Survey::take(workspace);
+    let plan = Plan::new(&survey, RustupTried::No);
+    if plan.is_empty() {
+        return Ok(survey);
+    }
+    println!("Missing here:\n{plan}");
+    let survey = match install::all(workspace, &plan, &survey) {
+        Ok(()) => Survey::take(workspace),
+        Err(install::Error::RustSource(why)) => {
+            // A mirror that has nightlies need not have their sources.
+            println!(
+                "rustup could not add rust-src ({why:#}); using the system's compiler instead."
+            );
+            let survey = Survey::take(workspace);
+            let plan = Plan::new(&survey, RustupTried::InVain);
+            if !plan.is_empty() {
+                println!("Missing here:\n{plan}");
+                install::all(workspace, &plan, &survey)?;
+            }
+            Survey::take(workspace)
+        }
+        Err(other) => return Err(other.into()),
+    };
+    let left = Plan::new(&survey, RustupTried::InVain);
+    if !left.is_empty() {
+        bail!("installed, and yet missing:\n{left}{}", plan::by_hand());
+    }
+    Ok(survey)
+}
+
+/// Whether packages can be installed without asking anybody.
+fn may_install_packages() -> Result<bool> {
+    Ok(Privileges::own()?.root && process::find("apt-get").is_some())
+}

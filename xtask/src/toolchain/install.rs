@@ -1,0 +1,142 @@
+//! Carries a plan out.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::plan::{Plan, by_hand};
+use super::survey::Survey;
+use super::{LINKER_VERSION, LLVM_MAJOR};
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Why the plan was not carried out.
+#[derive(Debug)]
+pub(super) enum Error {
+    /// rustup has no rust-src for its nightly; there is another way.
+    RustSource(anyhow::Error),
+    /// There is none.
+    Final(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Error {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Error> for anyhow::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::RustSource(error) | Error::Final(error) => error,
+        }
+    }
+}
+
+pub(super) fn all(workspace: &Workspace, plan: &Plan, survey: &Survey) -> Result<(), Error> {
+    let Plan {
+        rust_source,
+        packages,
+        linker,
+    } = plan;
+    if *rust_source {
+        process::run(Command::new("rustup").args([
+            "component",
+            "add",
+            "rust-src",
+            "--toolchain",
+            "nightly",
+        ]))
+        .map_err(Error::RustSource)?;
+    }
+    if !packages.is_empty() {
+        debian(packages.iter().map(String::as_str))?;
+    }
+    if *linker {
+        // The library may have come with the packages just now.
+        let llvm = match &survey.llvm {
+            Some(llvm) => llvm.clone(),
+            None => Survey::take(workspace).llvm.with_context(|| {
+                format!(
+                    "there is no LLVM {LLVM_MAJOR} to build bpf-linker with{}",
+                    by_hand()
+                )
+            })?,
+        };
+        bpf_linker(workspace, &llvm)?;
+    }
+    Ok(())
+}
+
+fn debian<'a>(packages: impl Iterator<Item = &'a str>) -> Result<()> {
+    if !super::may_install_packages()? {
+        return Err(anyhow!(
+            "packages are missing, and installing them takes root and apt-get{}",
+            by_hand()
+        ));
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    process::run(apt().args(["update", "--quiet"]))?;
+    // --no-remove: whatever is here was somebody's choice.
+    process::run(
+        apt()
+            .args([
+                "install",
+                "--quiet",
+                "--yes",
+                "--no-install-recommends",
+                "--no-remove",
+            ])
+            .args(packages),
+    )
+    .with_context(by_hand)
+}
+
+/// Builds it with the shared LLVM that the distribution has: building LLVM itself would
+/// take an hour.
+fn bpf_linker(workspace: &Workspace, llvm: &Path) -> Result<()> {
+    let prefix = workspace.toolchain();
+    let libraries = prefix.join("lib");
+    fs::create_dir_all(&libraries).with_context(|| format!("creating {}", libraries.display()))?;
+    // The linker's build looks for the name that only a development package has.
+    let link = libraries.join("libLLVM.so");
+    match fs::remove_file(&link) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("removing {}", link.display())),
+    }
+    symlink(llvm, &link).with_context(|| format!("linking {}", link.display()))?;
+
+    let objects = prefix.join("build");
+    process::run(
+        workspace
+            .cargo()
+            .args([
+                "install",
+                "bpf-linker",
+                "--locked",
+                "--force",
+                "--version",
+                LINKER_VERSION,
+            ])
+            .args([
+                "--no-default-features",
+                "--features",
+                &format!("llvm-{LLVM_MAJOR}"),
+            ])
+            .arg("--root")
+            .arg(&prefix)
+            .arg("--target-dir")
+            .arg(&objects)
+            .env("LLVM_PREFIX", &prefix),
+    )?;
+    fs::remove_dir_all(&objects).with_context(|| format!("removing {}", objects.display()))
+}
