@@ -1,0 +1,34 @@
+//! A node, its pods and the outside world, as network namespaces.
+//!
+//! [`World`] is the stage: a "host" namespace that stands for the node and runs the real
+//! agent, an "outside" namespace with addresses to talk to, and a namespace a pod. Nothing
+//! of the machine's own network is touched, so worlds can stand side by side.
+//!
+//! What a test does on it: [`Pod::probe`] sends real traffic, [`raw`] sends hand-made
+//! frames, [`Manifests`] edits what the agent reads, [`Agent`] starts and kills it. Every
+//! wait has a deadline and something it waits *for*; nothing sleeps and hopes.
+
+mod agent;
+mod echo;
+mod folder;
+mod manifests;
+mod metrics;
+mod netns;
+pub mod objects;
+mod pod;
+mod probe;
+pub mod raw;
+mod wait;
+mod wire;
+mod world;
+
+pub use agent::{Agent, Answer, binary};
+pub use echo::Echo;
+pub use manifests::Manifests;
+pub use metrics::Metrics;
+pub use netns::{NetNs, ip_batch};
+pub use pod::{Pod, PodSpec};
+pub use probe::{Outcome, Probe, TcpExchange, UdpExchange};
+pub use wait::{DEADLINE, until};
+pub use wire::{Wire, fence_rule};
+pub use world::{NODE, NODE_V4, NODE_V6, OUTSIDE, Outside, World, on_world};

@@ -1,0 +1,161 @@
+//! Named network namespaces, and running code inside them.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where iproute2 keeps named namespaces, and where the agent's annotation looks.
+const RUN_NETNS: &str = "/run/netns";
+
+/// A named network namespace that is removed when this is dropped.
+#[derive(Debug)]
+pub struct NetNs {
+    name: String,
+    file: File,
+}
+
+impl NetNs {
+    /// Makes the namespace `name`, visible below `/run/netns`, with the loopback up.
+    ///
+    /// Duplicate address detection and router solicitations are off, so that addresses
+    /// work at once and no frame is sent that no test asked for.
+    pub fn new(name: &str) -> Result<Self> {
+        run("ip", &["netns", "add", name])?;
+        let file = File::open(Path::new(RUN_NETNS).join(name))
+            .with_context(|| format!("opening namespace {name}"))?;
+        let ns = Self {
+            name: name.to_owned(),
+            file,
+        };
+        ns.sysctls(&[
+            ("net/ipv6/conf/all/accept_dad", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/all/router_solicitations", "0"),
+            ("net/ipv6/conf/default/router_solicitations", "0"),
+            ("net/ipv6/conf/all/disable_ipv6", "0"),
+            ("net/ipv6/conf/default/disable_ipv6", "0"),
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+        ])?;
+        ip_batch(name, "link set lo up\n")?;
+        Ok(ns)
+    }
+
+    /// The name below `/run/netns`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The path below `/run/netns`.
+    pub fn path(&self) -> PathBuf {
+        Path::new(RUN_NETNS).join(&self.name)
+    }
+
+    /// Runs `task` on a thread of its own inside the namespace.
+    ///
+    /// Sockets and child processes made there stay in the namespace and can be used
+    /// from anywhere afterwards.
+    pub fn run<T: Send>(&self, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                    .with_context(|| format!("entering namespace {}", self.name))?;
+                task()
+            });
+            match worker.join() {
+                Ok(result) => result,
+                Err(payload) => panic::resume_unwind(payload),
+            }
+        })
+    }
+
+    /// Writes settings below `/proc/sys` as the namespace sees it.
+    pub fn sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
+        self.run(|| {
+            for (name, value) in settings {
+                fs::write(Path::new("/proc/sys").join(name), value)
+                    .with_context(|| format!("setting {name} to {value} in {}", self.name))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        // A test may have removed it already, to see what the agent does.
+        if self.path().exists()
+            && let Err(error) = run("ip", &["netns", "del", &self.name])
+        {
+            report(&format!("{error:#}"));
+        }
+    }
+}
+
+/// Runs `ip` commands, one a line, inside namespace `name`.
+pub fn ip_batch(name: &str, commands: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(["-n", name, "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("running ip (package iproute2)")?;
+    child
+        .stdin
+        .take()
+        .context("ip has no standard input")?
+        .write_all(commands.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!(
+            "ip -n {name} -batch: {}in\n{commands}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}
+
+/// Runs a program to its end; its error text becomes the error.
+pub(super) fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("running {program}"))?;
+    if !output.status.success() {
+        bail!(
+            "{program} {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Names below `/run/netns` that start with `prefix`.
+pub(super) fn names_starting_with(prefix: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(RUN_NETNS) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(prefix))
+        .collect()
+}
+
+/// Says what went wrong where nobody is left to take an error: in a `drop`.
+#[expect(
+    clippy::print_stderr,
+    reason = "a drop has no caller that could be told"
+)]
+pub(super) fn report(what: &str) {
+    eprintln!("{what}");
+}

@@ -1,0 +1,111 @@
+//! Hand-made frames from a pod, and what of them comes out on the other side.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::raw::{EVERY, Sender, Tap};
+use super::{DEADLINE, NetNs, OUTSIDE, Pod, objects};
+use crate::packet::{self, Ends, ethertype};
+
+/// Where [`Wire`] sends what tells it that everything before was handled.
+const FENCE: (Ipv4Addr, u16) = (OUTSIDE[0].0, 7);
+
+/// Frames from a pod, and what of them comes out on the other side.
+#[derive(Debug)]
+pub struct Wire {
+    sender: Sender,
+    outside: Tap,
+    gateway: [u8; 6],
+    own: [u8; 6],
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+impl Wire {
+    pub(super) fn new(pod: &Pod, outside: &NetNs) -> Result<Self> {
+        Ok(Self {
+            sender: Sender::new(&pod.ns, "eth0")?,
+            outside: Tap::new(outside, "eth0", EVERY)?,
+            gateway: pod.gateway_mac(),
+            own: pod.mac(),
+            v4: pod.v4,
+            v6: pod.v6,
+        })
+    }
+
+    /// From the pod to an IPv4 address.
+    pub fn to_v4(&self, destination: Ipv4Addr) -> Ends {
+        Ends::V4(self.v4, destination)
+    }
+
+    /// From the pod to an IPv6 address.
+    pub fn to_v6(&self, destination: Ipv6Addr) -> Ends {
+        Ends::V6(self.v6, destination)
+    }
+
+    /// A frame from the pod to its gateway.
+    pub fn frame(&self, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+        packet::ethernet(self.gateway, self.own, ethertype, payload)
+    }
+
+    /// The socket that sends.
+    pub fn sender(&self) -> &Sender {
+        &self.sender
+    }
+
+    /// What is seen outside.
+    pub fn tap(&mut self) -> &mut Tap {
+        &mut self.outside
+    }
+
+    /// Sends IP packets and says whether a frame with `token` came out; see
+    /// [`Wire::gets_through`].
+    pub fn packets_get_through(
+        &mut self,
+        ethertype: u16,
+        packets: &[Vec<u8>],
+        token: &[u8],
+    ) -> Result<bool> {
+        let frames: Vec<Vec<u8>> = packets
+            .iter()
+            .map(|packet| self.frame(ethertype, packet))
+            .collect();
+        self.gets_through(&frames, token)
+    }
+
+    /// Sends frames and says whether one with `token` came out on the outside's interface.
+    ///
+    /// Behind them goes a datagram that every policy of such a test allows
+    /// ([`fence_rule`]): once it was seen, whatever was sent before it has been judged.
+    pub fn gets_through(&mut self, frames: &[Vec<u8>], token: &[u8]) -> Result<bool> {
+        for frame in frames {
+            self.sender.send(frame)?;
+        }
+        self.fence()?;
+        self.outside.wait_for(token, Duration::from_millis(20))
+    }
+
+    /// Waits until everything sent so far has been judged.
+    pub fn fence(&mut self) -> Result<()> {
+        let token = packet::token();
+        let ends = Ends::V4(self.v4, FENCE.0);
+        let datagram = packet::udp(ends, 7, FENCE.1, &token);
+        let frame = self.frame(ethertype::IPV4, &ends.packet(packet::proto::UDP, datagram));
+        self.sender.send(&frame)?;
+        if !self.outside.wait_for(&token, DEADLINE)? {
+            bail!("the allowed datagram behind the frames did not get through");
+        }
+        Ok(())
+    }
+}
+
+/// The rule that lets [`Wire::fence`] through.
+pub fn fence_rule() -> Value {
+    objects::to_blocks(
+        &[&format!("{}/32", FENCE.0)],
+        &json!([objects::port(FENCE.1, "UDP")]),
+    )
+}
