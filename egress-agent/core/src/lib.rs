@@ -2,6 +2,10 @@
 //!
 //! No I/O, no clock, no threads; the same input gives the same output.
 
+pub mod cidr;
 pub mod label;
 pub mod object;
 pub mod policy;
+pub mod service;
+pub mod store;
+pub mod workload;

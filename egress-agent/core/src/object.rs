@@ -1,9 +1,22 @@
-//! The objects the core knows, cut down to the fields that policies need.
+//! The objects the core knows, cut down to the fields that policies need, and the one way
+//! to read them: [`read`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::policy::{Policy, Protocol};
+
+mod cluster;
+mod conflict;
+pub(crate) mod field;
+pub(crate) mod metadata;
+mod pod;
+mod read;
+mod service;
+mod slice;
+
+pub use read::{Read, expand_list, read};
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -34,6 +47,51 @@ pub enum Kind {
     Node,
 }
 
+impl Name {
+    /// The name of a namespaced object.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The name of a cluster-scoped object.
+    pub fn cluster(name: impl Into<String>) -> Self {
+        Self::new("", name)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+impl Kind {
+    /// The API's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Which object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -52,6 +110,34 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// A problem with the field at a path.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// Adds what follows from it.
+    #[must_use]
+    pub(crate) fn so(mut self, consequence: &str) -> Self {
+        self.message.push_str("; ");
+        self.message.push_str(consequence);
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.field, self.message)
+        }
+    }
+}
+
 /// An object, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
@@ -62,11 +148,38 @@ pub enum Object {
     /// A pod.
     Pod(Box<Pod>),
     /// A Service.
-    Service(Service),
+    Service(Box<Service>),
     /// Endpoints of a Service.
     EndpointSlice(EndpointSlice),
     /// A node.
     Node(Node),
+}
+
+impl Object {
+    /// Which object it is.
+    pub fn key(&self) -> Key {
+        let (kind, name) = match self {
+            Self::Policy(policy) => (Kind::NetworkPolicy, policy.name.clone()),
+            Self::Namespace(namespace) => (Kind::Namespace, Name::cluster(&namespace.name)),
+            Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
+            Self::Service(service) => (Kind::Service, service.name.clone()),
+            Self::EndpointSlice(slice) => (Kind::EndpointSlice, slice.name.clone()),
+            Self::Node(node) => (Kind::Node, Name::cluster(&node.name)),
+        };
+        Key { kind, name }
+    }
+
+    /// What of it could not be read.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Policy(policy) => &policy.problems,
+            Self::Namespace(namespace) => &namespace.problems,
+            Self::Pod(pod) => &pod.problems,
+            Self::Service(service) => &service.problems,
+            Self::EndpointSlice(slice) => &slice.problems,
+            Self::Node(node) => &node.problems,
+        }
+    }
 }
 
 /// v1 `Namespace`.
@@ -89,7 +202,7 @@ pub struct Pod {
     pub uid: String,
     /// `metadata.creationTimestamp`, seconds since 1970 (S89).
     pub created: Option<i64>,
-    /// Its labels.
+    /// Its labels; empty when they could not be read, and `unreadable` then.
     pub labels: Labels,
     /// `spec.nodeName`, empty when not scheduled.
     pub node: String,
@@ -99,6 +212,11 @@ pub struct Pod {
     pub addresses: BTreeSet<IpAddr>,
     /// `status.phase`.
     pub phase: Phase,
+    /// Condition Ready; `None` when it is not there. Only endpoints that are made from a
+    /// Service's selector look at it (S64, S96).
+    pub ready: Option<bool>,
+    /// `metadata.deletionTimestamp` is there (S63, S96).
+    pub terminating: bool,
     /// Named container ports, sidecars included (S37, S43, S44).
     pub ports: BTreeMap<(Protocol, String), BTreeSet<u16>>,
     /// Annotation `egress-agent.dev/netns`.
@@ -124,6 +242,10 @@ pub enum Phase {
 
 /// v1 `Service`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent switches of the API, all read in one place"
+)]
 pub struct Service {
     /// Namespace and name.
     pub name: Name,
@@ -154,7 +276,7 @@ pub struct Service {
 }
 
 /// One of `spec.ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ServicePort {
     /// `name`, empty when absent.
     pub name: String,
@@ -169,7 +291,7 @@ pub struct ServicePort {
 }
 
 /// `targetPort` of a Service port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TargetPort {
     /// A number.
     Number(u16),
@@ -182,7 +304,8 @@ pub enum TargetPort {
 pub struct EndpointSlice {
     /// Namespace and name.
     pub name: Name,
-    /// Label `kubernetes.io/service-name`.
+    /// Label `kubernetes.io/service-name`. Empty when there is none: nobody's endpoints,
+    /// or, when `unreadable`, perhaps those of any Service of the namespace.
     pub service: String,
     /// `endpoints`.
     pub endpoints: Vec<ServiceEndpoint>,

@@ -4,11 +4,16 @@
 //! Source: networking/v1 `NetworkPolicySpec`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use ipnet::IpNet;
 
 use crate::label::Selector;
 use crate::object::{Name, Problem};
+
+pub(crate) mod parse;
+mod rule;
+mod selector;
 
 /// One policy, egress side only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +35,13 @@ pub struct Policy {
 pub struct Subject {
     /// Whose pods.
     pub namespace: SubjectNamespace,
-    /// Which of them (S7: absent is empty is all).
-    pub pods: Selector,
+    /// Which of them: those that any of these selects (S7: absent is empty is all). There
+    /// is more than one only where two objects of one name contradict each other (S96).
+    pub pods: BTreeSet<Selector>,
 }
 
 /// The namespace of a policy's subjects.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubjectNamespace {
     /// The policy's own (S2).
     Own,
@@ -53,7 +59,7 @@ pub enum Egress {
 }
 
 /// One egress rule: peers and ports must both match (S12).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// `to`
     pub to: Peers,
@@ -62,7 +68,7 @@ pub struct Rule {
 }
 
 /// `to` of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peers {
     /// Absent or empty: any destination (S13).
     Any,
@@ -71,7 +77,7 @@ pub enum Peers {
 }
 
 /// One readable peer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Peer {
     /// Pods by selector (S19–S23).
     Pods {
@@ -85,7 +91,7 @@ pub enum Peer {
 }
 
 /// In which namespaces a peer's pods are.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NamespaceScope {
     /// The namespace of this name: no `namespaceSelector` was given (S19).
     Named(String),
@@ -95,7 +101,7 @@ pub enum NamespaceScope {
 }
 
 /// `ipBlock`: masked networks (S33).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Block {
     /// `cidr`
     pub net: IpNet,
@@ -104,7 +110,7 @@ pub struct Block {
 }
 
 /// `ports` of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Ports {
     /// Absent or empty: everything, ICMP and other protocols included (S13, S95).
     Any,
@@ -113,7 +119,7 @@ pub enum Ports {
 }
 
 /// One readable port entry.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Port {
     /// Destination ports `from..=to` (S35, S36); no `port` is 0..=65535 (S15).
     Range {
@@ -142,4 +148,87 @@ pub enum Protocol {
     Udp,
     /// 132
     Sctp,
+}
+
+/// A policy of which nothing can be used: it isolates `subject` and allows nothing (S91).
+///
+/// For everything that must close: an object that cannot be read, a file that does not
+/// parse and never did, two different objects of one name (S96).
+pub fn unreadable(name: Name, subject: Subject, problems: Vec<Problem>) -> Policy {
+    Policy {
+        name,
+        subject,
+        egress: Egress::Isolated(Vec::new()),
+        problems,
+        unreadable: true,
+    }
+}
+
+impl Subject {
+    /// The pods of the policy's own namespace that the selector selects.
+    pub fn own(pods: Selector) -> Self {
+        Self {
+            namespace: SubjectNamespace::Own,
+            pods: BTreeSet::from([pods]),
+        }
+    }
+
+    /// Every pod there: what a policy may select whose selector is not known (S91).
+    pub fn every_pod(namespace: SubjectNamespace) -> Self {
+        Self {
+            namespace,
+            pods: BTreeSet::from([Selector::default()]),
+        }
+    }
+
+    /// What either selects.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        let namespace = match (self.namespace, other.namespace) {
+            (SubjectNamespace::Own, SubjectNamespace::Own) => SubjectNamespace::Own,
+            (SubjectNamespace::Unknown, _) | (_, SubjectNamespace::Unknown) => {
+                SubjectNamespace::Unknown
+            }
+        };
+        Self {
+            namespace,
+            pods: self.pods.union(&other.pods).cloned().collect(),
+        }
+    }
+}
+
+impl Protocol {
+    /// Every protocol, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The IP protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The API's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
+    /// The protocol of the API's name; any other text, also in lower case, is none (S79).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|protocol| protocol.name() == name)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }

@@ -1,0 +1,259 @@
+//! Everything that is known of the cluster, by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::object::{EndpointSlice, Key, Kind, Name, Namespace, Node, Object, Pod, Service};
+use crate::policy::{Policy, SubjectNamespace};
+
+/// A change of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It was added or replaced.
+    Applied(Object),
+    /// It is gone.
+    Deleted(Key),
+}
+
+/// Whether an event said anything new. "No" is where the work ends.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// The store is another one than before.
+    Yes,
+    /// The store is as it was.
+    No,
+}
+
+/// The objects, and the ways to find them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Store {
+    policies: BTreeMap<Name, Policy>,
+    namespaces: BTreeMap<String, Namespace>,
+    pods: BTreeMap<Name, Pod>,
+    services: BTreeMap<Name, Service>,
+    slices: BTreeMap<Name, EndpointSlice>,
+    nodes: BTreeMap<String, Node>,
+    /// Policies of [`SubjectNamespace::Unknown`].
+    placeless: BTreeSet<Name>,
+    /// Pods by each of their addresses, whatever their phase.
+    pods_by_address: BTreeMap<IpAddr, BTreeSet<Name>>,
+    /// Slices by their Service; its name is empty where a slice names none.
+    slices_by_service: BTreeMap<Name, BTreeSet<Name>>,
+}
+
+impl Store {
+    /// Applies one event. An object that is equal to the one there changes nothing.
+    pub fn apply(&mut self, event: Event) -> Changed {
+        match event {
+            Event::Applied(object) => self.put(object),
+            Event::Deleted(key) => self.delete(&key),
+        }
+    }
+
+    /// All policies, by name.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.values()
+    }
+
+    /// A policy.
+    pub fn policy(&self, name: &Name) -> Option<&Policy> {
+        self.policies.get(name)
+    }
+
+    /// The policies of a namespace, by name.
+    pub fn policies_in<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &'a Policy> + use<'a> {
+        within(&self.policies, namespace)
+    }
+
+    /// The policies that may be of any namespace ([`SubjectNamespace::Unknown`]), by name.
+    pub fn placeless_policies(&self) -> impl Iterator<Item = &Policy> {
+        self.placeless
+            .iter()
+            .filter_map(|name| self.policies.get(name))
+    }
+
+    /// All pods, by name.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// A pod.
+    pub fn pod(&self, name: &Name) -> Option<&Pod> {
+        self.pods.get(name)
+    }
+
+    /// The pods of a namespace, by name.
+    pub fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
+        within(&self.pods, namespace)
+    }
+
+    /// The pods that list an address, by name; whose it is, [`crate::workload::peer_at`] says.
+    pub fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Pod> {
+        let names = self.pods_by_address.get(&address);
+        names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.pods.get(name))
+    }
+
+    /// Every address that a pod lists.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.pods_by_address.keys().copied()
+    }
+
+    /// All namespaces, by name.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// A namespace, if its object was seen (S66, S90).
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(name)
+    }
+
+    /// All Services, by name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// A Service.
+    pub fn service(&self, name: &Name) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// The slices of a Service, by name.
+    pub fn slices_of<'a>(
+        &'a self,
+        service: &Name,
+    ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        let names = self.slices_by_service.get(service);
+        names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| self.slices.get(name))
+    }
+
+    /// The slices of a namespace that name no Service, by name.
+    pub fn slices_of_nobody<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        self.slices_of(&Name::new(namespace, ""))
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    fn put(&mut self, object: Object) -> Changed {
+        // An equal object must not even touch an index, so look first.
+        let same = match &object {
+            Object::Policy(policy) => self.policies.get(&policy.name) == Some(policy),
+            Object::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
+            Object::Pod(pod) => self.pods.get(&pod.name) == Some(pod),
+            Object::Service(service) => self.services.get(&service.name) == Some(service),
+            Object::EndpointSlice(slice) => self.slices.get(&slice.name) == Some(slice),
+            Object::Node(node) => self.nodes.get(&node.name) == Some(node),
+        };
+        if same {
+            return Changed::No;
+        }
+        // Deleting takes the old object out of the indexes; whether there was one is all the same.
+        let (Changed::Yes | Changed::No) = self.delete(&object.key());
+        match object {
+            Object::Policy(policy) => {
+                if policy.subject.namespace == SubjectNamespace::Unknown {
+                    self.placeless.insert(policy.name.clone());
+                }
+                self.policies.insert(policy.name.clone(), policy);
+            }
+            Object::Namespace(namespace) => {
+                self.namespaces.insert(namespace.name.clone(), namespace);
+            }
+            Object::Pod(pod) => {
+                for address in &pod.addresses {
+                    self.pods_by_address
+                        .entry(*address)
+                        .or_default()
+                        .insert(pod.name.clone());
+                }
+                self.pods.insert(pod.name.clone(), *pod);
+            }
+            Object::Service(service) => {
+                self.services.insert(service.name.clone(), *service);
+            }
+            Object::EndpointSlice(slice) => {
+                self.slices_by_service
+                    .entry(service_of(&slice))
+                    .or_default()
+                    .insert(slice.name.clone());
+                self.slices.insert(slice.name.clone(), slice);
+            }
+            Object::Node(node) => {
+                self.nodes.insert(node.name.clone(), node);
+            }
+        }
+        Changed::Yes
+    }
+
+    fn delete(&mut self, key: &Key) -> Changed {
+        let Key { kind, name } = key;
+        let gone = match kind {
+            Kind::NetworkPolicy => {
+                self.placeless.remove(name);
+                self.policies.remove(name).is_some()
+            }
+            Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
+            Kind::Pod => self.pods.remove(name).is_some_and(|pod| {
+                for address in &pod.addresses {
+                    unlink(&mut self.pods_by_address, address, name);
+                }
+                true
+            }),
+            Kind::Service => self.services.remove(name).is_some(),
+            Kind::EndpointSlice => self.slices.remove(name).is_some_and(|slice| {
+                unlink(&mut self.slices_by_service, &service_of(&slice), name);
+                true
+            }),
+            Kind::Node => self.nodes.remove(&name.name).is_some(),
+        };
+        if gone { Changed::Yes } else { Changed::No }
+    }
+}
+
+fn service_of(slice: &EndpointSlice) -> Name {
+    Name::new(slice.name.namespace.as_str(), slice.service.as_str())
+}
+
+/// Takes a name out of an index, and leaves no empty set behind: equal contents are equal stores.
+fn unlink<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
+    if let Some(names) = index.get_mut(key) {
+        names.remove(name);
+        if names.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+/// Names sort by namespace first, so a namespace is a range.
+fn within<'a, T>(
+    objects: &'a BTreeMap<Name, T>,
+    namespace: &str,
+) -> impl Iterator<Item = &'a T> + use<'a, T> {
+    let first = Name::new(namespace, "");
+    let namespace = namespace.to_owned();
+    objects
+        .range(first..)
+        .take_while(move |(name, _)| name.namespace == namespace)
+        .map(|(_, object)| object)
+}
