@@ -51,10 +51,16 @@ enum Command {
     Parity(program::ParityArgs),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    run(Cli::parse().command).unwrap_or_else(|error| {
+        report(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
-    match cli.command {
+    match command {
         Command::Toolchain => toolchain::run(&workspace),
         Command::Build(args) => build::run(&workspace, &args),
         Command::Check => check::run(&workspace),
@@ -63,4 +69,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Bench(args) => program::run(&workspace, "bench", &args.arguments),
         Command::Parity(args) => program::run(&workspace, "parity", &args.arguments()),
     }
+}
+
+/// The causes on one line and no backtrace: what fails here is another program, and it has
+/// said why.
+#[expect(clippy::print_stderr, reason = "the one message that is no result")]
+fn report(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
 }

@@ -44,13 +44,11 @@ pub(super) fn all(workspace: &Workspace, plan: &Plan, survey: &Survey) -> Result
         linker,
     } = plan;
     if *rust_source {
-        process::run(Command::new("rustup").args([
-            "component",
-            "add",
-            "rust-src",
-            "--toolchain",
-            "nightly",
-        ]))
+        process::run(
+            Command::new("rustup")
+                .args(["component", "add", "rust-src", "--toolchain", "nightly"])
+                .env("RUST_BACKTRACE", "0"),
+        )
         .map_err(Error::RustSource)?;
     }
     if !packages.is_empty() {
@@ -84,20 +82,17 @@ fn debian<'a>(packages: impl Iterator<Item = &'a str>) -> Result<()> {
         command.env("DEBIAN_FRONTEND", "noninteractive");
         command
     };
-    process::run(apt().args(["update", "--quiet"]))?;
-    // --no-remove: whatever is here was somebody's choice.
-    process::run(
-        apt()
-            .args([
-                "install",
-                "--quiet",
-                "--yes",
-                "--no-install-recommends",
-                "--no-remove",
-            ])
-            .args(packages),
-    )
-    .with_context(by_hand)
+    process::run(apt().args(["update", "--quiet"]))
+        .and_then(|()| {
+            // --no-remove: whatever is here was somebody's choice.
+            process::run(
+                apt()
+                    .args(["install", "--quiet", "--yes"])
+                    .args(["--no-install-recommends", "--no-remove"])
+                    .args(packages),
+            )
+        })
+        .map_err(|error| anyhow!("{error:#}{}", by_hand()))
 }
 
 /// Builds it with the shared LLVM that the distribution has: building LLVM itself would
