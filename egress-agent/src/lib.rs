@@ -14,6 +14,7 @@
 pub mod answer;
 pub mod attribution;
 pub mod drops;
+pub mod logging;
 pub mod metrics;
 pub mod query;
 pub mod serve;

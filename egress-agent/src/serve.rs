@@ -1,5 +1,12 @@
 //! What the running agent answers, and the client that asks it.
 
+pub mod client;
+pub mod http;
+pub mod socket;
+mod stream;
+#[cfg(test)]
+mod testing;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +18,8 @@ use crate::drops::DropLog;
 use crate::metrics::{Counters, Observations};
 use crate::query::{Destination, Subject};
 use crate::status::Status;
+
+pub use stream::{Line, Wanted};
 
 /// How long the agent task may take to answer. Compiling a large change takes a second or
 /// two; after this long something is stuck.

@@ -265,3 +265,64 @@ pub struct MapFill {
     /// Entries that fit.
     pub capacity: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn the_fields_of_the_contract_are_there() {
+        let mut status = Status::starting("node-1");
+        status.pods.push(Pod {
+            name: "a/web".to_owned(),
+            addresses: vec!["10.0.0.9".parse().unwrap()],
+            interface: Some("veth1".to_owned()),
+            interfaces: vec!["veth1".to_owned()],
+            state: PodState::NotIsolated,
+            message: None,
+            isolated_by: Vec::new(),
+            ruleset: None,
+        });
+        status.policies.push(Policy {
+            kind: "NetworkPolicy".to_owned(),
+            name: "a/deny".to_owned(),
+            state: PolicyState::PartlyUnreadable,
+            errors: vec!["spec".to_owned()],
+        });
+        let json = serde_json::to_value(&status).unwrap();
+        for key in [
+            "schema", "ready", "problems", "sources", "policies", "pods", "rulesets", "maps",
+        ] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+        let pod = &json["pods"][0];
+        for key in [
+            "name",
+            "addresses",
+            "interface",
+            "state",
+            "isolatedBy",
+            "ruleset",
+        ] {
+            assert!(pod.get(key).is_some(), "{key}");
+        }
+        assert_eq!(pod["state"], "not-isolated");
+        assert_eq!(json["policies"][0]["state"], "partly-unreadable");
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
+    }
+
+    #[test]
+    fn names_in_metrics_are_the_names_in_json() {
+        for state in PodState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for state in PolicyState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for kind in ProblemKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
+}

@@ -239,3 +239,185 @@ impl Totals {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::super::kernel::{AllowedCount, DropCount};
+    use super::*;
+
+    /// A kernel that a test writes.
+    #[derive(Default)]
+    struct Numbers(Mutex<BTreeMap<u16, u64>>);
+
+    impl Kernel for Numbers {
+        fn readings(&self) -> Result<Readings, ReadError> {
+            let counts = self.0.lock().unwrap();
+            Ok(readings(
+                counts.iter().map(|(slot, packets)| (*slot, *packets)),
+            ))
+        }
+    }
+
+    fn readings(counts: impl Iterator<Item = (u16, u64)>) -> Readings {
+        let mut readings = Readings::default();
+        for (slot, packets) in counts {
+            readings.dropped.push(DropCount {
+                slot,
+                reason: Reason::NoRule,
+                protocol: Protocol::Udp,
+                family: Some(Family::V6),
+                packets,
+                bytes: packets * 100,
+            });
+            readings.allowed.push(AllowedCount {
+                slot,
+                family: Family::V6,
+                packets,
+                bytes: 0,
+            });
+        }
+        readings
+    }
+
+    struct Node {
+        kernel: Arc<Numbers>,
+        counters: Counters,
+        attribution: Attribution,
+    }
+
+    impl Node {
+        fn new(labels: WorkloadLabels) -> Self {
+            let kernel = Arc::new(Numbers::default());
+            let counters = Counters::new(Arc::clone(&kernel) as Arc<dyn Kernel>, labels);
+            Self {
+                kernel,
+                counters,
+                attribution: Attribution::new(),
+            }
+        }
+
+        fn add(&mut self, slot: u16, workload: &str, packets: u64) {
+            let owner = Owner::new("a", &format!("pod-{slot}"), Some(workload), Vec::new());
+            self.attribution.insert(slot, owner);
+            self.kernel.0.lock().unwrap().insert(slot, packets);
+        }
+
+        fn remove(&mut self, slot: u16) {
+            let take = || -> Result<Readings, ReadError> {
+                let packets = self.kernel.0.lock().unwrap().remove(&slot).unwrap();
+                Ok(readings([(slot, packets)].into_iter()))
+            };
+            self.counters
+                .retire(self.attribution.get(&slot), take)
+                .unwrap();
+            self.attribution.remove(&slot);
+        }
+
+        fn total(&self) -> (u64, u64) {
+            let scrape = self.counters.scrape(&self.attribution).unwrap();
+            let key = (Reason::NoRule, Protocol::Udp, Some(Family::V6));
+            assert_eq!(
+                scrape.allowed.get(&Family::V6),
+                scrape.dropped.get(&key).map(|(packets, _)| packets)
+            );
+            scrape.dropped.get(&key).copied().unwrap_or_default()
+        }
+
+        fn workloads(&self) -> Vec<(String, u64)> {
+            let scrape = self.counters.scrape(&self.attribution).unwrap();
+            scrape
+                .workloads
+                .into_iter()
+                .map(|((series, _), packets)| (series.workload, packets))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn totals_of_the_node_stay_when_a_pod_goes() {
+        let mut node = Node::new(WorkloadLabels::default());
+        node.add(1, "ReplicaSet/web", 10);
+        node.add(2, "ReplicaSet/db", 5);
+        assert_eq!(node.total(), (15, 1_500));
+        node.remove(1);
+        assert_eq!(node.total(), (15, 1_500));
+        node.add(1, "ReplicaSet/db", 1);
+        assert_eq!(node.total(), (16, 1_600));
+    }
+
+    #[test]
+    fn a_workload_keeps_its_count_until_its_last_pod_goes() {
+        let mut node = Node::new(WorkloadLabels::default());
+        node.add(1, "ReplicaSet/web", 10);
+        node.add(2, "ReplicaSet/web", 5);
+        assert_eq!(node.workloads(), [("ReplicaSet/web".to_owned(), 15)]);
+        node.remove(1);
+        assert_eq!(node.workloads(), [("ReplicaSet/web".to_owned(), 15)]);
+        node.remove(2);
+        assert_eq!(node.workloads(), []);
+        assert_eq!(node.total(), (15, 1_500));
+    }
+
+    #[test]
+    fn a_failed_retirement_counts_nothing_twice() {
+        let mut node = Node::new(WorkloadLabels::default());
+        node.add(1, "ReplicaSet/web", 10);
+        assert_eq!(
+            node.counters
+                .retire(node.attribution.get(&1), || Err("busy")),
+            Err("busy")
+        );
+        assert_eq!(node.total(), (10, 1_000));
+    }
+
+    #[test]
+    fn workloads_above_the_limit_share_a_bucket_that_never_goes_down() {
+        let mut node = Node::new(WorkloadLabels {
+            limit: 1,
+            ..WorkloadLabels::default()
+        });
+        let web = ("ReplicaSet/web".to_owned(), 1);
+        let overflow = |packets| ("overflow".to_owned(), packets);
+        node.add(1, "ReplicaSet/web", 1);
+        assert_eq!(node.workloads(), [web.clone()]);
+        node.add(2, "ReplicaSet/a", 2);
+        node.add(3, "ReplicaSet/z", 4);
+        assert_eq!(node.workloads(), [overflow(6), web.clone()]);
+        node.remove(2);
+        assert_eq!(node.workloads(), [overflow(6), web]);
+        // A place is free again: those in the bucket stay there, a new one takes it.
+        node.remove(1);
+        node.add(4, "ReplicaSet/new", 8);
+        assert_eq!(
+            node.workloads(),
+            [overflow(6), ("ReplicaSet/new".to_owned(), 8)]
+        );
+    }
+
+    #[test]
+    fn the_pod_label_is_opt_in() {
+        let mut node = Node::new(WorkloadLabels {
+            pod: true,
+            ..WorkloadLabels::default()
+        });
+        node.add(1, "ReplicaSet/web", 1);
+        node.add(2, "ReplicaSet/web", 2);
+        let scrape = node.counters.scrape(&node.attribution).unwrap();
+        let pods: Vec<_> = scrape
+            .workloads
+            .keys()
+            .map(|(series, _)| series.pod.as_deref().unwrap())
+            .collect();
+        assert_eq!(pods, ["pod-1", "pod-2"]);
+    }
+
+    #[test]
+    fn counters_of_an_unknown_slot_count_for_the_node_only() {
+        let node = Node::new(WorkloadLabels::default());
+        node.kernel.0.lock().unwrap().insert(9, 3);
+        assert_eq!(node.total(), (3, 300));
+        assert_eq!(node.workloads(), []);
+    }
+}

@@ -1,14 +1,19 @@
 //! The status for people: problems first, at most [`WIDTH`] columns.
 
-use std::fmt::Write as _;
-
 use super::{MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status};
 
 /// Columns of a line.
 const WIDTH: usize = 100;
 
-/// Columns of a table's cell that is not the last; longer ones are cut.
-const CELL: usize = 44;
+/// Columns before a table.
+const INDENT: usize = 2;
+
+/// Columns between the cells of a table.
+const GAP: usize = 2;
+
+/// Columns that the last cell of a table has at least: half an IPv6 address. It is wrapped,
+/// the others are cut.
+const LAST: usize = 20;
 
 /// Whether escape codes may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,9 +246,10 @@ fn table<const N: usize>(
     let mut widths = head.map(columns);
     for (row, _) in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(columns(cell)).min(CELL);
+            *width = (*width).max(columns(cell));
         }
     }
+    narrow(&mut widths);
     of_row(out, &widths, &head.map(str::to_owned));
     for (row, notes) in rows {
         of_row(out, &widths, &row);
@@ -253,19 +259,28 @@ fn table<const N: usize>(
     }
 }
 
+/// Takes columns from the widest cells until the last one has room.
+fn narrow(widths: &mut [usize]) {
+    let Some((_, cells)) = widths.split_last_mut() else {
+        return;
+    };
+    while INDENT + cells.iter().map(|width| width + GAP).sum::<usize>() > WIDTH - LAST {
+        match cells.iter_mut().max() {
+            Some(widest) if *widest > 1 => *widest -= 1,
+            _ => return,
+        }
+    }
+}
+
 fn of_row(out: &mut String, widths: &[usize], row: &[String]) {
     let Some((last, cells)) = row.split_last() else {
         return;
     };
-    let mut start = String::from("  ");
+    let mut start = " ".repeat(INDENT);
     for (width, cell) in widths.iter().zip(cells) {
         let cell = cut(cell, *width);
-        // Writing to a String cannot fail.
-        write!(start, "{cell:<width$}  ").unwrap_or_default();
-    }
-    if columns(&start) + columns(last).min(20) > WIDTH {
-        line(out, &start);
-        start = "      ".to_owned();
+        start.push_str(&cell);
+        start.push_str(&" ".repeat(width + GAP - columns(&cell)));
     }
     wrapped(out, &start, last);
 }
@@ -292,7 +307,7 @@ fn single_line(text: String) -> String {
 /// `start`, then the words; further lines are indented as far as `start` reaches.
 /// A word that is longer than a line is broken.
 fn wrapped(out: &mut String, start: &str, text: &str) {
-    let indent = columns(start).min(WIDTH / 2);
+    let indent = columns(start);
     let mut current = start.to_owned();
     let mut empty = true;
     for word in text
@@ -324,4 +339,133 @@ fn wrapped(out: &mut String, start: &str, text: &str) {
 /// Every character is taken to be one column wide: names and addresses are ASCII.
 fn columns(text: &str) -> usize {
     text.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::super::{PodState, PolicyState, ProblemKind};
+    use super::*;
+
+    fn status() -> Status {
+        let mut status = Status::starting("node-1");
+        status.version = "1.2.3".to_owned();
+        status.problems.push(Problem {
+            kind: ProblemKind::Object,
+            object: "NetworkPolicy shop/db".to_owned(),
+            field: Some("spec.egress[0].to[1].ipBlock.cidr".to_owned()),
+            file: Some("/etc/policies/db.yaml".to_owned()),
+            line: Some(12),
+            message: "\"10.0.0.0/33\" is not a network; the peer matches nothing".to_owned(),
+        });
+        status.pods.push(Pod {
+            name: "shop/web-0".to_owned(),
+            addresses: vec!["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
+            interface: Some("veth1".to_owned()),
+            interfaces: vec!["veth1".to_owned()],
+            state: PodState::Isolated,
+            message: None,
+            isolated_by: vec!["shop/db".to_owned(), "shop/dns".to_owned()],
+            ruleset: Some(3),
+        });
+        status.policies.push(Policy {
+            kind: "NetworkPolicy".to_owned(),
+            name: "shop/db".to_owned(),
+            state: PolicyState::PartlyUnreadable,
+            errors: vec!["spec.egress[0].to[1].ipBlock.cidr: not a network".to_owned()],
+        });
+        status.sources.push(Source {
+            path: "/etc/policies/db.yaml".to_owned(),
+            sha256: Some("0123456789abcdef".repeat(4)),
+            state: SourceState::Read,
+            error: None,
+        });
+        status.maps.push(MapFill {
+            name: "PEERS".to_owned(),
+            entries: 5,
+            capacity: 1_000,
+        });
+        status
+    }
+
+    #[test]
+    fn problems_come_first_and_columns_are_aligned() {
+        assert_eq!(
+            render(&status(), Colour::None),
+            "\
+egress-agent 1.2.3 on node node-1: not ready
+  waiting for the first look at the sources
+
+PROBLEMS (1)
+  NetworkPolicy shop/db spec.egress[0].to[1].ipBlock.cidr /etc/policies/db.yaml:12
+    \"10.0.0.0/33\" is not a network; the peer matches nothing
+
+PODS (1)
+  NAME        STATE     INTERFACE  RULESET  ADDRESSES
+  shop/web-0  isolated  veth1      3        10.0.0.9 fd00::9
+    isolated by shop/db, shop/dns
+
+POLICIES (1)
+  NAME     KIND           STATE
+  shop/db  NetworkPolicy  partly-unreadable
+    spec.egress[0].to[1].ipBlock.cidr: not a network
+
+SOURCES (1)
+  STATE  SHA256        PATH
+  read   0123456789ab  /etc/policies/db.yaml
+
+RULESETS (0)
+  none
+
+MAPS (1)
+  NAME   ENTRIES  CAPACITY  FULL
+  PEERS  5        1000      0%
+"
+        );
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_width_whatever_the_names() {
+        let mut status = status();
+        let long = "x".repeat(253);
+        status.problems[0].message = format!("{long} {}", "word ".repeat(60));
+        status.pods[0].name = format!("{long}/{long}");
+        status.pods[0].interfaces = vec![long.clone(); 3];
+        status.pods[0].isolated_by = vec![long.clone(); 3];
+        status.policies[0].name.clone_from(&long);
+        status.policies[0].kind.clone_from(&long);
+        status.sources[0].path = format!("/{long}");
+        let text = render(&status, Colour::None);
+        for line in text.lines() {
+            assert!(columns(line) <= WIDTH, "{} columns: {line}", columns(line));
+        }
+        // What is wrapped is not lost.
+        assert!(
+            text.replace(['\n', ' '], "")
+                .contains(&format!("read0123456789ab/{long}"))
+        );
+    }
+
+    #[test]
+    fn escape_codes_are_for_terminals_and_never_from_names() {
+        let mut status = status();
+        status.pods[0].name = "a/\x1b[31mweb".to_owned();
+        status.problems[0].message = "bad \x1b[31m text".to_owned();
+        assert!(!render(&status, Colour::None).contains('\x1b'));
+        assert!(render(&status, Colour::Ansi).contains("\x1b[1;31mPROBLEMS (1)\x1b[0m"));
+    }
+
+    #[test]
+    fn a_ready_agent_without_problems_has_no_such_section() {
+        let mut status = status();
+        status.ready = true;
+        status.waiting_for.clear();
+        status.problems.clear();
+        let text = render(&status, Colour::None);
+        assert!(
+            text.starts_with("egress-agent 1.2.3 on node node-1: ready\n\nPODS (1)\n"),
+            "{text}"
+        );
+    }
 }
