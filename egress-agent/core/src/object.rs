@@ -180,6 +180,17 @@ impl Object {
             Self::Node(node) => &node.problems,
         }
     }
+
+    fn problems_mut(&mut self) -> &mut Vec<Problem> {
+        match self {
+            Self::Policy(policy) => &mut policy.problems,
+            Self::Namespace(namespace) => &mut namespace.problems,
+            Self::Pod(pod) => &mut pod.problems,
+            Self::Service(service) => &mut service.problems,
+            Self::EndpointSlice(slice) => &mut slice.problems,
+            Self::Node(node) => &mut node.problems,
+        }
+    }
 }
 
 /// v1 `Namespace`.

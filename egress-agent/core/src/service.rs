@@ -7,8 +7,11 @@
 
 mod endpoint;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, btree_set};
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use crate::object::{Name, Service, ServicePort};
 use crate::policy::Protocol;
@@ -27,7 +30,7 @@ pub struct Frontend {
     /// The Service's port, or its node port.
     pub port: u16,
     /// Where packets end up. Empty: denied, and [`Self::closed`] says why.
-    pub backends: BTreeSet<Backend>,
+    pub backends: Backends,
     /// Why there are no backends.
     pub closed: Option<Closed>,
 }
@@ -39,6 +42,33 @@ pub struct Backend {
     pub address: IpAddr,
     /// Its port, which rules speak of (S35, S72).
     pub port: u16,
+}
+
+/// Backends; a Service's frontends share one set, as a node port stands on every node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backends(Arc<BTreeSet<Backend>>);
+
+impl Deref for Backends {
+    type Target = BTreeSet<Backend>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl FromIterator<Backend> for Backends {
+    fn from_iter<I: IntoIterator<Item = Backend>>(backends: I) -> Self {
+        Self(Arc::new(backends.into_iter().collect()))
+    }
+}
+
+impl<'b> IntoIterator for &'b Backends {
+    type Item = &'b Backend;
+    type IntoIter = btree_set::Iter<'b, Backend>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
 }
 
 /// Why a frontend is denied whatever the rules say.
@@ -73,23 +103,31 @@ pub fn frontends(store: &Store, node: &str) -> Vec<Frontend> {
     {
         let endpoints = endpoints(store, service);
         for port in &service.ports {
+            // A node port stands on every node, with the same backends.
+            let mut known = BTreeMap::new();
             for (address, number, reach) in fronts(service, port, &nodes) {
-                let backends = match &endpoints {
-                    Ok(endpoints) => backends(endpoints, port, address, reach.limit(service, node)),
-                    Err(closed) => Some(Err(closed.clone())),
+                let pool = Pool {
+                    ipv4: address.is_ipv4(),
+                    only_on: reach.limit(service, node),
                 };
-                if let Some(backends) = backends {
-                    add(
-                        &mut found,
-                        Spot {
-                            address,
-                            protocol: port.protocol,
-                            port: number,
-                        },
-                        service,
-                        backends,
-                    );
-                }
+                let outcome = known.entry(pool).or_insert_with(|| match &endpoints {
+                    Ok(endpoints) => outcome(endpoints, port, pool),
+                    Err(closed) => Outcome::Closed(closed.clone()),
+                });
+                let (backends, closed) = match outcome {
+                    Outcome::Literal => continue,
+                    Outcome::Backends(backends) => (backends.clone(), None),
+                    Outcome::Closed(closed) => (Backends::default(), Some(closed.clone())),
+                };
+                let frontend = Frontend {
+                    service: service.name.clone(),
+                    address,
+                    protocol: port.protocol,
+                    port: number,
+                    backends,
+                    closed,
+                };
+                add(&mut found, frontend);
             }
         }
     }
@@ -109,14 +147,6 @@ pub fn backends_of_headless(store: &Store, service: &Service) -> Option<BTreeSet
             .map(|endpoint| endpoint.address)
             .collect(),
     )
-}
-
-/// Where a frontend stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Spot {
-    address: IpAddr,
-    protocol: Protocol,
-    port: u16,
 }
 
 /// Which of a Service's two traffic policies holds.
@@ -157,39 +187,48 @@ fn fronts(
     internal.chain(external).chain(node_ports).collect()
 }
 
-/// The backends of a port at an address; `None` when there is no usable endpoint, so that
-/// nothing is rewritten (S69).
-fn backends(
-    endpoints: &[Endpoint<'_>],
-    port: &ServicePort,
-    address: IpAddr,
-    only_on: Option<&str>,
-) -> Option<Result<BTreeSet<Backend>, Closed>> {
+/// Which endpoints of a Service serve a frontend.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pool<'n> {
+    /// Those of the frontend's family.
+    ipv4: bool,
+    /// With a traffic policy that is Local, those of this node.
+    only_on: Option<&'n str>,
+}
+
+/// What packets to a frontend meet.
+enum Outcome {
+    /// No usable endpoint: nothing is rewritten (S69).
+    Literal,
+    Backends(Backends),
+    Closed(Closed),
+}
+
+fn outcome(endpoints: &[Endpoint<'_>], port: &ServicePort, pool: Pool<'_>) -> Outcome {
     let candidates = endpoints.iter().filter(|endpoint| {
-        endpoint.address.is_ipv4() == address.is_ipv4()
-            && only_on.is_none_or(|node| endpoint.node == Some(node))
+        endpoint.address.is_ipv4() == pool.ipv4
+            && pool.only_on.is_none_or(|node| endpoint.node == Some(node))
             && !endpoint.numbers(port).is_empty()
     });
     let usable = usable(candidates);
     if usable.is_empty() {
-        return None;
+        return Outcome::Literal;
     }
-    let seen: BTreeSet<Backend> = usable
+    // A pod that was not seen yet does not count, but it is not nothing either (S84).
+    let seen: Backends = usable
         .into_iter()
         .filter(|endpoint| endpoint.seen)
         .flat_map(|endpoint| {
             let address = endpoint.address;
-            endpoint
-                .numbers(port)
-                .into_iter()
-                .map(move |port| Backend { address, port })
+            let numbers = endpoint.numbers(port).into_iter();
+            numbers.map(move |port| Backend { address, port })
         })
         .collect();
-    Some(if seen.is_empty() {
-        Err(Closed::Unseen)
+    if seen.is_empty() {
+        Outcome::Closed(Closed::Unseen)
     } else {
-        Ok(seen)
-    })
+        Outcome::Backends(seen)
+    }
 }
 
 /// The ready ones, or, if there is none, those serving and terminating (S84). As kube-proxy
@@ -211,38 +250,21 @@ where
     }
 }
 
-fn add(
-    found: &mut BTreeMap<Spot, Frontend>,
-    spot: Spot,
-    service: &Service,
-    backends: Result<BTreeSet<Backend>, Closed>,
-) {
-    let Spot {
-        address,
-        protocol,
-        port,
-    } = spot;
-    let (backends, closed) = match backends {
-        Ok(backends) => (backends, None),
-        Err(closed) => (BTreeSet::new(), Some(closed)),
-    };
-    let new = Frontend {
-        service: service.name.clone(),
-        address,
-        protocol,
-        port,
-        backends,
-        closed,
-    };
-    match found.get_mut(&spot) {
-        None => {
-            found.insert(spot, new);
+/// Where a frontend stands.
+type Spot = (IpAddr, Protocol, u16);
+
+fn add(found: &mut BTreeMap<Spot, Frontend>, new: Frontend) {
+    match found.entry((new.address, new.protocol, new.port)) {
+        Entry::Vacant(free) => {
+            free.insert(new);
         }
-        // One Service may reach one place twice: a node's address among its external ones.
-        Some(old) if *old == new => {}
-        Some(old) => {
-            old.backends.clear();
-            old.closed.get_or_insert(Closed::Shared(new.service));
+        Entry::Occupied(mut taken) => {
+            let old = taken.get_mut();
+            // One Service may reach one place twice: a node's address among its external ones.
+            if *old != new {
+                old.backends = Backends::default();
+                old.closed.get_or_insert(Closed::Shared(new.service));
+            }
         }
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
             ("initContainers", Containers::Restartable),
         ] {
             let read = named_ports(&spec, list, which, &mut notes, &mut pod.ports);
-            pod.problems.extend(read.err());
+            notes.minor(read);
         }
     }
     if let Some(status) = notes.needed(root.get("status")) {
@@ -67,10 +67,10 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
         pod.phase = phase.unwrap_or(Phase::Other);
         pod.ready = notes.minor(ready(&status));
         let read = addresses(&status, &mut notes, &mut pod.addresses);
-        pod.problems.extend(read.err());
+        notes.minor(read);
     }
     pod.unreadable = notes.unreadable;
-    pod.problems.append(&mut notes.problems);
+    pod.problems = notes.problems;
     Ok(pod)
 }
 

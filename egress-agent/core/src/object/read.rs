@@ -81,19 +81,16 @@ struct ApiKind<'v> {
 
 fn kind<'v>(root: &Field<'v, '_>) -> Result<ApiKind<'v>, Problem> {
     let kind = root.require("kind")?.string()?;
-    let Some(api_version) = root.get("apiVersion")? else {
-        let group = own_group(kind);
-        return Ok(ApiKind {
-            group,
-            kind,
-            version: Err(Problem::new("apiVersion", "is missing")),
-        });
-    };
-    let text = api_version.string()?;
-    let (group, version) = text.split_once('/').unwrap_or(("", text));
-    let version = match version {
-        "v1" => Ok(()),
-        other => Err(api_version.problem(format!("version {other:?} is not known"))),
+    let stated = root
+        .require("apiVersion")
+        .and_then(|field| Ok((field.string()?, field)));
+    let (group, version) = match stated {
+        Ok((text, field)) => match text.split_once('/').unwrap_or(("", text)) {
+            (group, "v1") => (group, Ok(())),
+            (group, _) => (group, Err(field.problem(format!("{text:?} is not known")))),
+        },
+        // Without a group the kind speaks for itself: an object must not go unread for that.
+        Err(problem) => (own_group(kind), Err(problem)),
     };
     Ok(ApiKind {
         group,
@@ -102,7 +99,7 @@ fn kind<'v>(root: &Field<'v, '_>) -> Result<ApiKind<'v>, Problem> {
     })
 }
 
-/// The group a kind belongs to that does not say.
+/// The group of a kind that does not say.
 fn own_group(kind: &str) -> &'static str {
     match kind {
         "NetworkPolicy" => "networking.k8s.io",
@@ -115,31 +112,162 @@ fn by_kind(root: &Field<'_, '_>, api: ApiKind<'_>) -> Result<Read, Problem> {
     let ApiKind {
         group,
         kind,
-        version,
+        mut version,
     } = api;
-    let object = match (group, kind) {
-        // The only kind that denies: it closes where the others are refused.
-        ("networking.k8s.io", "NetworkPolicy") => {
-            return Ok(Read::Object(Object::Policy(policy::parse::read(
-                root, version,
-            ))));
-        }
+    // Kinds that close as a whole take the version's problem, for the others it is a note.
+    let mut take = || std::mem::replace(&mut version, Ok(()));
+    let mut object = match (group, kind) {
+        ("networking.k8s.io", "NetworkPolicy") => Object::Policy(policy::parse::read(root, take())),
+        ("discovery.k8s.io", "EndpointSlice") => Object::EndpointSlice(slice::read(root, take())?),
         ("", "Namespace") => Object::Namespace(cluster::namespace(root)?),
         ("", "Pod") => Object::Pod(Box::new(pod::read(root)?)),
         ("", "Service") => Object::Service(Box::new(service::read(root)?)),
-        ("discovery.k8s.io", "EndpointSlice") => Object::EndpointSlice(slice::read(root, version)?),
         ("", "Node") => Object::Node(cluster::node(root)?),
         ("", "List") => return Err(root.require("items")?.problem("is no list")),
-        ("", other) => {
-            return Ok(Read::Ignored {
-                what: other.to_owned(),
-            });
-        }
-        (group, other) => {
-            return Ok(Read::Ignored {
-                what: format!("{group} {other}"),
-            });
+        _ => {
+            let what = root.text("apiVersion").ok().flatten().unwrap_or_default();
+            let what = format!("{what} {kind}").trim_start().to_owned();
+            return Ok(Read::Ignored { what });
         }
     };
+    if let Err(problem) = version {
+        object.problems_mut().push(problem.so("it is read as v1"));
+    }
     Ok(Read::Object(object))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "tests")]
+    use serde_json::json;
+
+    use super::*;
+    use crate::object::{Key, Kind, Name};
+
+    fn object(value: &Value) -> Object {
+        match read(value) {
+            Read::Object(object) => object,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_kind_is_read_by_group_and_kind() {
+        let kinds = [
+            ("networking.k8s.io/v1", Kind::NetworkPolicy, "default"),
+            ("v1", Kind::Namespace, ""),
+            ("v1", Kind::Pod, "default"),
+            ("v1", Kind::Service, "default"),
+            ("discovery.k8s.io/v1", Kind::EndpointSlice, "default"),
+            ("v1", Kind::Node, ""),
+        ];
+        for (api_version, kind, namespace) in kinds {
+            let value =
+                json!({"apiVersion": api_version, "kind": kind.name(), "metadata": {"name": "a"}});
+            let object = object(&value);
+            assert_eq!(
+                object.key(),
+                Key {
+                    kind,
+                    name: Name::new(namespace, "a")
+                },
+                "S96"
+            );
+            assert_eq!(object.problems(), []);
+        }
+    }
+
+    #[test]
+    fn other_kinds_and_a_network_policy_of_another_group_are_ignored_s96() {
+        let ignored = |value: &Value| match read(value) {
+            Read::Ignored { what } => what,
+            other => panic!("{other:?}"),
+        };
+        let calico = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "NetworkPolicy", "metadata": {"name": "a"}});
+        assert_eq!(ignored(&calico), "crd.projectcalico.org/v1 NetworkPolicy");
+        assert_eq!(
+            ignored(&json!({"apiVersion": "serving.knative.dev/v1", "kind": "Service"})),
+            "serving.knative.dev/v1 Service"
+        );
+        assert_eq!(
+            ignored(&json!({"apiVersion": "v1", "kind": "Secret"})),
+            "v1 Secret"
+        );
+        assert_eq!(ignored(&json!({"kind": "Kustomization"})), "Kustomization");
+    }
+
+    #[test]
+    fn what_names_no_object_is_unusable() {
+        for value in [
+            json!(null),
+            json!("text"),
+            json!([]),
+            json!({}),
+            json!({"kind": 1}),
+            json!({"kind": null}),
+            json!({"apiVersion": "v1", "kind": "Pod"}),
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": []}),
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": ""}}),
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": 5}}),
+            json!({"apiVersion": "v1", "kind": "List", "items": "none"}),
+        ] {
+            assert!(matches!(read(&value), Read::Unusable(_)), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_closes_a_policy_and_is_noted_elsewhere() {
+        for api_version in [json!("networking.k8s.io/v9"), json!(null), json!(7)] {
+            let value = json!({
+                "apiVersion": api_version, "kind": "NetworkPolicy", "metadata": {"name": "a"},
+                "spec": {"policyTypes": ["Egress"], "egress": [{}]},
+            });
+            let Object::Policy(policy) = object(&value) else {
+                panic!("{value}")
+            };
+            assert!(policy.unreadable, "{value}");
+        }
+        let pod = object(&json!({"kind": "Pod", "metadata": {"name": "a"}}));
+        assert_eq!(pod.problems().len(), 1);
+        assert_eq!(
+            pod.problems().first().map(|p| p.field.as_str()),
+            Some("apiVersion")
+        );
+    }
+
+    #[test]
+    fn lists_expand_to_their_items_with_the_way_to_them() {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
+        let nested = json!({"apiVersion": "v1", "kind": "List", "items": [
+            pod.clone(),
+            {"apiVersion": "v1", "kind": "List", "items": [7, pod.clone()]},
+        ]});
+        let paths = |value| {
+            expand_list(value)
+                .into_iter()
+                .map(|(path, _)| path)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            paths(nested),
+            ["items[0].", "items[1].items[0].", "items[1].items[1]."]
+        );
+        assert_eq!(expand_list(pod.clone()), [(String::new(), pod)]);
+        assert_eq!(
+            paths(json!({"kind": "List", "items": null})),
+            Vec::<String>::new()
+        );
+        assert_eq!(paths(json!({"kind": "AllowList", "spec": 1})), [""]);
+    }
+
+    #[test]
+    fn items_of_a_typed_list_get_its_kind() {
+        let list = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicyList", "items": [{"metadata": {"name": "a"}}]});
+        let [(path, item)] = &*expand_list(list) else {
+            panic!("one item")
+        };
+        assert_eq!(path, "items[0].");
+        assert_eq!(object(item).key().kind, Kind::NetworkPolicy);
+        assert_eq!(object(item).problems(), []);
+    }
 }

@@ -156,3 +156,244 @@ fn policy_types(spec: &Field<'_, '_>) -> Result<PolicyTypes, Problem> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{policy, policy_value, with};
+    use crate::label::Selector;
+
+    fn egress(spec: &Value) -> Egress {
+        let read = policy(&policy_value("x/a", spec));
+        assert_eq!(read.problems, [], "{spec}");
+        read.egress
+    }
+
+    fn rules(spec: &Value) -> Option<usize> {
+        match egress(spec) {
+            Egress::NotMentioned => None,
+            Egress::Isolated(rules) => Some(rules.len()),
+        }
+    }
+
+    /// It isolates and allows nothing; the fields that are named.
+    fn closed(value: &Value) -> (Subject, Vec<String>) {
+        let read = policy(value);
+        assert!(read.unreadable, "{value}");
+        assert_eq!(read.egress, Egress::Isolated(Vec::new()), "{value}");
+        (
+            read.subject,
+            read.problems.into_iter().map(|p| p.field).collect(),
+        )
+    }
+
+    #[test]
+    fn absent_policy_types_mention_egress_only_with_rules_s3() {
+        assert_eq!(rules(&json!({})), None);
+        assert_eq!(rules(&json!({"policyTypes": []})), None);
+        assert_eq!(rules(&json!({"egress": []})), None);
+        assert_eq!(rules(&json!({"policyTypes": null, "egress": null})), None);
+        assert_eq!(rules(&json!({"egress": [{}]})), Some(1));
+        assert_eq!(rules(&json!({"policyTypes": [], "egress": [{}]})), Some(1));
+        assert_eq!(rules(&json!({"ingress": [{}]})), None);
+    }
+
+    #[test]
+    fn egress_without_rules_isolates_s4_s81() {
+        assert_eq!(rules(&json!({"policyTypes": ["Egress"]})), Some(0));
+        assert_eq!(
+            rules(&json!({"policyTypes": ["Egress"], "egress": []})),
+            Some(0)
+        );
+        assert_eq!(
+            rules(&json!({"policyTypes": ["Ingress", "Egress"], "egress": null})),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn rules_of_an_ingress_policy_have_no_effect_s5() {
+        assert_eq!(
+            rules(&json!({"policyTypes": ["Ingress"], "egress": [{}]})),
+            None
+        );
+    }
+
+    #[test]
+    fn a_type_may_stand_there_twice_s6() {
+        assert_eq!(
+            rules(&json!({"policyTypes": ["Egress", "Egress"]})),
+            Some(0)
+        );
+        assert_eq!(
+            rules(&json!({"policyTypes": ["Egress", "Ingress"]})),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn a_policy_without_a_spec_does_not_mention_egress_s3() {
+        let value = policy_value("x/a", &Value::Null);
+        let read = policy(&value);
+        assert_eq!(
+            (read.egress, read.unreadable),
+            (Egress::NotMentioned, false)
+        );
+    }
+
+    #[test]
+    fn an_absent_pod_selector_selects_every_pod_s7() {
+        let all = Subject::own(Selector::default());
+        for spec in [
+            json!({}),
+            json!({"podSelector": {}}),
+            json!({"podSelector": null}),
+        ] {
+            assert_eq!(policy(&policy_value("x/a", &spec)).subject, all);
+        }
+    }
+
+    #[test]
+    fn an_unknown_policy_type_closes() {
+        for types in [
+            json!(["Egres"]),
+            json!(["egress"]),
+            json!([null]),
+            json!(["Ingress", 1]),
+            json!("Egress"),
+        ] {
+            let spec = json!({"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": types, "egress": [{}]});
+            let (subject, fields) = closed(&policy_value("x/a", &spec));
+            assert_ne!(
+                subject,
+                Subject::every_pod(SubjectNamespace::Own),
+                "only what it selects"
+            );
+            assert!(
+                fields
+                    .iter()
+                    .all(|field| field.starts_with("spec.policyTypes")),
+                "{fields:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_of_the_spec_closes_s80() {
+        let spec =
+            json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}], "egressDeny": []});
+        assert_eq!(closed(&policy_value("x/a", &spec)).1, ["spec.egressDeny"]);
+        let spec = json!({"policytypes": ["Egress"]});
+        assert_eq!(closed(&policy_value("x/a", &spec)).1, ["spec.policytypes"]);
+    }
+
+    #[test]
+    fn other_unknown_fields_are_noted_only() {
+        let value = policy_value("x/a", &json!({"egress": [{}]}));
+        let read = policy(&with(value.clone(), "/stauts", json!({})));
+        assert!(!read.unreadable);
+        assert_eq!(read.problems.len(), 1);
+        let status = policy(&with(value.clone(), "/status", json!({"conditions": []})));
+        assert_eq!(status.problems, [], "S83");
+        assert_eq!(
+            policy(&with(value, "/metadata/managedFields", json!([1]))).problems,
+            []
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_closes() {
+        for (spec, field) in [
+            (json!("text"), "spec"),
+            (json!([]), "spec"),
+            (json!({"egress": {}}), "spec.egress"),
+            (
+                json!({"egress": "all", "policyTypes": ["Egress"]}),
+                "spec.egress",
+            ),
+        ] {
+            let fields = closed(&policy_value("x/a", &spec)).1;
+            assert!(fields.iter().all(|named| named == field), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_selector_that_does_not_compile_isolates_the_namespace_s82_s91() {
+        for selector in [
+            json!("all"),
+            json!({"matchlabels": {"a": "b"}}),
+            json!({"matchLabels": {"a": "not ok"}}),
+            json!({"matchLabels": {"a": 1}}),
+            json!({"matchLabels": ["a"]}),
+            json!({"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}),
+            json!({"matchExpressions": [{"key": "a", "operator": "In"}]}),
+            json!({"matchExpressions": [{"key": "a", "operator": "Exists", "value": []}]}),
+            json!({"matchExpressions": {}}),
+        ] {
+            let spec = json!({"podSelector": selector, "egress": [{}]});
+            let (subject, fields) = closed(&policy_value("x/a", &spec));
+            assert_eq!(
+                subject,
+                Subject::every_pod(SubjectNamespace::Own),
+                "{selector}"
+            );
+            assert!(
+                fields
+                    .iter()
+                    .all(|field| field.starts_with("spec.podSelector")),
+                "{fields:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn whom_an_ingress_policy_selects_does_not_matter_s2() {
+        let spec =
+            json!({"podSelector": {"matchLabels": {"a": "not ok"}}, "policyTypes": ["Ingress"]});
+        let read = policy(&policy_value("x/a", &spec));
+        assert_eq!(
+            (read.egress, read.problems.len()),
+            (Egress::NotMentioned, 1)
+        );
+    }
+
+    #[test]
+    fn a_policy_without_a_name_closes() {
+        let spec = json!({"podSelector": {"matchLabels": {"a": "b"}}, "egress": [{}]});
+        for name in [Value::Null, json!(""), json!(5)] {
+            let value = with(policy_value("x/a", &spec), "/metadata/name", name);
+            let (subject, fields) = closed(&value);
+            assert_eq!(subject.namespace, SubjectNamespace::Own);
+            assert_eq!(fields, ["metadata.name"]);
+            assert_eq!(policy(&value).name, Name::new("x", UNKNOWN));
+        }
+    }
+
+    #[test]
+    fn a_policy_without_a_readable_namespace_closes_everywhere() {
+        let spec = json!({"podSelector": {"matchLabels": {"a": "b"}}, "egress": [{}]});
+        let value = policy_value("x/a", &spec);
+        let (subject, fields) = closed(&with(value.clone(), "/metadata/namespace", json!(["x"])));
+        assert_eq!(subject.namespace, SubjectNamespace::Unknown);
+        assert_ne!(
+            subject,
+            Subject::every_pod(SubjectNamespace::Unknown),
+            "only what it selects"
+        );
+        assert_eq!(fields, ["metadata.namespace"]);
+        let (subject, _) = closed(&with(value, "/metadata", json!("x/a")));
+        assert_eq!(subject.namespace, SubjectNamespace::Unknown);
+    }
+
+    #[test]
+    fn a_policy_without_a_namespace_is_of_default_s96() {
+        let value = with(
+            policy_value("x/a", &json!({})),
+            "/metadata/namespace",
+            Value::Null,
+        );
+        assert_eq!(policy(&value).name, Name::new("default", "a"));
+    }
+}

@@ -147,3 +147,376 @@ fn port(field: &Field<'_, '_>) -> Result<Port, Problem> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{policy, policy_value};
+    use crate::policy::{Egress, Protocol};
+
+    /// The rules of a policy, and the fields that could not be read.
+    fn rules(egress: &Value) -> (Vec<Rule>, Vec<String>) {
+        let spec = json!({"policyTypes": ["Egress"], "egress": egress});
+        let read = policy(&policy_value("x/a", &spec));
+        assert!(!read.unreadable, "{egress}: {:?}", read.problems);
+        let Egress::Isolated(rules) = read.egress else {
+            panic!("{egress}")
+        };
+        (
+            rules,
+            read.problems
+                .into_iter()
+                .map(|problem| problem.field)
+                .collect(),
+        )
+    }
+
+    fn to(to: &Value) -> (Peers, Vec<String>) {
+        let (rules, fields) = rules(&json!([{"to": to}]));
+        (rules.into_iter().next().unwrap().to, fields)
+    }
+
+    fn ports(ports: &Value) -> (Ports, Vec<String>) {
+        let (rules, fields) = rules(&json!([{"ports": ports}]));
+        (rules.into_iter().next().unwrap().ports, fields)
+    }
+
+    fn peer(value: &Value) -> Peer {
+        match to(&json!([value])) {
+            (Peers::Only(peers), fields) if fields.is_empty() => peers.into_iter().next().unwrap(),
+            other => panic!("{value}: {other:?}"),
+        }
+    }
+
+    fn port(value: &Value) -> Port {
+        match ports(&json!([value])) {
+            (Ports::Only(ports), fields) if fields.is_empty() => ports.into_iter().next().unwrap(),
+            other => panic!("{value}: {other:?}"),
+        }
+    }
+
+    fn selector(key: &str, value: &str) -> Selector {
+        let mut selector = Selector::default();
+        selector.require_label(key, value).unwrap();
+        selector
+    }
+
+    fn block(net: &str, except: &[&str]) -> Peer {
+        Peer::Block(Block {
+            net: net.parse().unwrap(),
+            except: except.iter().map(|net| net.parse().unwrap()).collect(),
+        })
+    }
+
+    #[test]
+    fn an_absent_or_empty_list_matches_everything_s11_s13_s81() {
+        let everything = Rule {
+            to: Peers::Any,
+            ports: Ports::Any,
+        };
+        for rule in [
+            json!({}),
+            json!({"to": [], "ports": []}),
+            json!({"to": null, "ports": null}),
+        ] {
+            assert_eq!(rules(&json!([rule])), (vec![everything.clone()], vec![]));
+        }
+    }
+
+    #[test]
+    fn peers_and_ports_stay_with_their_rule_s14() {
+        let (rules, fields) = rules(&json!([
+            {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"port": 80}]},
+            {"to": [{"ipBlock": {"cidr": "11.0.0.0/8"}}, {"podSelector": {}}], "ports": [{"port": 81}, {"port": 82}]},
+        ]));
+        assert_eq!(fields, Vec::<String>::new());
+        let [one, two] = &*rules else {
+            panic!("{rules:?}")
+        };
+        assert_eq!(one.to, Peers::Only(vec![block("10.0.0.0/8", &[])]));
+        let Peers::Only(peers) = &two.to else {
+            panic!("{two:?}")
+        };
+        let Ports::Only(ports) = &two.ports else {
+            panic!("{two:?}")
+        };
+        assert_eq!((peers.len(), ports.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_pod_selector_alone_is_of_the_own_namespace_s19_s22() {
+        let own = NamespaceScope::Named("x".to_owned());
+        let pods = selector("a", "b");
+        assert_eq!(
+            peer(&json!({"podSelector": {"matchLabels": {"a": "b"}}})),
+            Peer::Pods {
+                namespaces: own.clone(),
+                pods
+            }
+        );
+        assert_eq!(
+            peer(&json!({"podSelector": {}})),
+            Peer::Pods {
+                namespaces: own,
+                pods: Selector::default()
+            }
+        );
+    }
+
+    #[test]
+    fn a_namespace_selector_alone_is_every_pod_there_s20_s23() {
+        let namespaces = NamespaceScope::Matching(selector("a", "b"));
+        assert_eq!(
+            peer(&json!({"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": null})),
+            Peer::Pods {
+                namespaces,
+                pods: Selector::default()
+            }
+        );
+        let all = NamespaceScope::Matching(Selector::default());
+        assert_eq!(
+            peer(&json!({"namespaceSelector": {}})),
+            Peer::Pods {
+                namespaces: all,
+                pods: Selector::default()
+            }
+        );
+    }
+
+    #[test]
+    fn both_selectors_of_one_entry_are_one_peer_s21() {
+        let both = json!({"namespaceSelector": {"matchLabels": {"a": "b"}}, "podSelector": {"matchLabels": {"c": "d"}}});
+        let namespaces = NamespaceScope::Matching(selector("a", "b"));
+        assert_eq!(
+            peer(&both),
+            Peer::Pods {
+                namespaces,
+                pods: selector("c", "d")
+            }
+        );
+    }
+
+    #[test]
+    fn blocks_are_masked_and_may_have_any_holes_s30_s32_s33_s93() {
+        assert_eq!(
+            peer(&json!({"ipBlock": {"cidr": "010.0.0.5/08"}})),
+            block("10.0.0.0/8", &[])
+        );
+        let overlapping = json!({"cidr": "10.0.0.0/8", "except": ["10.1.2.0/24", "10.1.0.0/16", "11.0.0.0/8", "::/0"]});
+        assert_eq!(
+            peer(&json!({"ipBlock": overlapping})),
+            block(
+                "10.0.0.0/8",
+                &["10.1.2.0/24", "10.1.0.0/16", "11.0.0.0/8", "::/0"]
+            )
+        );
+        assert_eq!(
+            peer(&json!({"ipBlock": {"cidr": "::/0", "except": []}})),
+            block("::/0", &[])
+        );
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_read_matches_nothing_s34_s79_s82_s91_s93() {
+        for (value, field) in [
+            (json!({}), "spec.egress[0].to[1]"),
+            (json!(null), "spec.egress[0].to[1]"),
+            (json!("pods"), "spec.egress[0].to[1]"),
+            (
+                json!({"serviceSelector": {}}),
+                "spec.egress[0].to[1].serviceSelector",
+            ),
+            (
+                json!({"podSelector": {}, "service": {}}),
+                "spec.egress[0].to[1].service",
+            ),
+            (
+                json!({"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}}),
+                "spec.egress[0].to[1]",
+            ),
+            (
+                json!({"ipBlock": {"cidr": "10.0.0.0/8"}, "namespaceSelector": {}}),
+                "spec.egress[0].to[1]",
+            ),
+            (json!({"ipBlock": {}}), "spec.egress[0].to[1].ipBlock.cidr"),
+            (
+                json!({"ipBlock": {"cidr": ""}}),
+                "spec.egress[0].to[1].ipBlock.cidr",
+            ),
+            (
+                json!({"ipBlock": {"cidr": "10.0.0.0"}}),
+                "spec.egress[0].to[1].ipBlock.cidr",
+            ),
+            (
+                json!({"ipBlock": {"cidr": "10.0.0.0/8", "expect": []}}),
+                "spec.egress[0].to[1].ipBlock.expect",
+            ),
+            (
+                json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["x"]}}),
+                "spec.egress[0].to[1].ipBlock.except[0]",
+            ),
+            (
+                json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": "10.1.0.0/16"}}),
+                "spec.egress[0].to[1].ipBlock.except",
+            ),
+            (
+                json!({"podSelector": {"matchLabels": {"a": "no no"}}}),
+                "spec.egress[0].to[1].podSelector.matchLabels.a",
+            ),
+            (
+                json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "in", "values": ["b"]}]}}),
+                "spec.egress[0].to[1].namespaceSelector.matchExpressions[0]",
+            ),
+        ] {
+            let (peers, fields) = to(&json!([{"ipBlock": {"cidr": "1.0.0.0/8"}}, value]));
+            assert_eq!(
+                peers,
+                Peers::Only(vec![block("1.0.0.0/8", &[])]),
+                "the other stays: {value}"
+            );
+            assert_eq!(fields, [field]);
+            let alone = to(&json!([value])).0;
+            assert_eq!(alone, Peers::Only(vec![]), "nobody, not anybody: {value}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_matches_nothing() {
+        for (rule, field) in [
+            (json!(null), "spec.egress[1]"),
+            (json!([]), "spec.egress[1]"),
+            (json!({"action": "Deny"}), "spec.egress[1].action"),
+            (json!({"from": []}), "spec.egress[1].from"),
+            (json!({"to": {}}), "spec.egress[1].to"),
+            (json!({"to": "any"}), "spec.egress[1].to"),
+            (json!({"ports": 80}), "spec.egress[1].ports"),
+        ] {
+            let (rules, fields) = rules(&json!([{}, rule]));
+            assert_eq!(rules.len(), 1, "{rule}");
+            assert_eq!(fields, [field]);
+        }
+    }
+
+    #[test]
+    fn an_entry_without_a_port_is_every_port_of_its_protocol_s15_s16() {
+        let all = |protocol| Port::Range {
+            protocol,
+            from: 0,
+            to: 65535,
+        };
+        assert_eq!(port(&json!({})), all(Protocol::Tcp));
+        assert_eq!(
+            port(&json!({"protocol": null, "port": null})),
+            all(Protocol::Tcp)
+        );
+        assert_eq!(port(&json!({"protocol": "UDP"})), all(Protocol::Udp));
+        assert_eq!(port(&json!({"protocol": "SCTP"})), all(Protocol::Sctp));
+    }
+
+    #[test]
+    fn numbers_ranges_and_names_s36_s37() {
+        let range = |from, to| Port::Range {
+            protocol: Protocol::Tcp,
+            from,
+            to,
+        };
+        assert_eq!(port(&json!({"port": 80})), range(80, 80));
+        assert_eq!(port(&json!({"port": 80, "endPort": 80})), range(80, 80));
+        assert_eq!(port(&json!({"port": 1, "endPort": 65535})), range(1, 65535));
+        let name = "dns".to_owned();
+        assert_eq!(
+            port(&json!({"protocol": "UDP", "port": "dns"})),
+            Port::Named {
+                protocol: Protocol::Udp,
+                name
+            }
+        );
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_ignored_and_never_everything_s45_s79_s92() {
+        for (value, field) in [
+            (json!(null), "spec.egress[0].ports[1]"),
+            (json!(80), "spec.egress[0].ports[1]"),
+            (
+                json!({"protocol": "tcp"}),
+                "spec.egress[0].ports[1].protocol",
+            ),
+            (json!({"protocol": ""}), "spec.egress[0].ports[1].protocol"),
+            (
+                json!({"protocol": "ICMP"}),
+                "spec.egress[0].ports[1].protocol",
+            ),
+            (json!({"protocol": 6}), "spec.egress[0].ports[1].protocol"),
+            (json!({"port": 0}), "spec.egress[0].ports[1].port"),
+            (json!({"port": -1}), "spec.egress[0].ports[1].port"),
+            (json!({"port": 65536}), "spec.egress[0].ports[1].port"),
+            (
+                json!({"port": 18_446_744_073_709_551_615_u64}),
+                "spec.egress[0].ports[1].port",
+            ),
+            (json!({"port": 80.5}), "spec.egress[0].ports[1].port"),
+            (json!({"port": [80]}), "spec.egress[0].ports[1].port"),
+            (json!({"port": "80"}), "spec.egress[0].ports[1].port"),
+            (json!({"port": ""}), "spec.egress[0].ports[1].port"),
+            (json!({"endPort": 80}), "spec.egress[0].ports[1].endPort"),
+            (
+                json!({"port": "web", "endPort": 80}),
+                "spec.egress[0].ports[1].endPort",
+            ),
+            (
+                json!({"port": 80, "endPort": 79}),
+                "spec.egress[0].ports[1].endPort",
+            ),
+            (
+                json!({"port": 80, "endPort": 65536}),
+                "spec.egress[0].ports[1].endPort",
+            ),
+            (
+                json!({"port": 80, "endPort": "90"}),
+                "spec.egress[0].ports[1].endPort",
+            ),
+            (
+                json!({"port": 80, "portEnd": 90}),
+                "spec.egress[0].ports[1].portEnd",
+            ),
+        ] {
+            let (found, fields) = ports(&json!([{"port": 443}, value]));
+            let https = Port::Range {
+                protocol: Protocol::Tcp,
+                from: 443,
+                to: 443,
+            };
+            assert_eq!(found, Ports::Only(vec![https]), "the other stays: {value}");
+            assert_eq!(fields, [field]);
+            assert_eq!(
+                ports(&json!([value])).0,
+                Ports::Only(vec![]),
+                "nothing, not everything: {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn port_names_are_those_the_api_accepts_s79() {
+        for good in ["http", "a", "8a", "serve-81-udp", "abcdefghijklmno"] {
+            assert!(is_port_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "80",
+            "-a",
+            "a-",
+            "a--b",
+            "HTTP",
+            "a_b",
+            "abcdefghijklmnop",
+            "ü",
+        ] {
+            assert!(!is_port_name(bad), "{bad}");
+        }
+    }
+}

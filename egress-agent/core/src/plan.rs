@@ -1,0 +1,987 @@
+//! The steps from what the tables say to what they should say.
+//!
+//! Every packet sees the old or the new policy. The steps come in phases:
+//!
+//! 1. *prepare*: port sets, new rulesets, class columns, frontend columns. No packet can reach any
+//!    of it.
+//! 2. *move*: each address and frontend gets its new class by one write. Where rulesets are about to
+//!    be left in the same plan, the class is a transitional one: its column says the *old* ports for
+//!    those rulesets and the new ports for all others.
+//! 3. *flip*: each endpoint by one write.
+//! 4. *settle*: nothing uses the left rulesets any more, so transitional classes that differ only in
+//!    those are merged.
+//! 5. *release*.
+//!
+//! Capacity is counted at the peak, before the first step: what does not fit is refused whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use egress_common::abi::{
+    Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
+    FrontendKey, PORTS_EVERYTHING, PORTS_NOTHING, RULESET_DENY,
+};
+use egress_common::tables::Tables as _;
+use zerocopy::network_endian::{U16, U32};
+
+use crate::compile::{Desired, DesiredEndpoint, EndpointRules, address};
+use crate::image::{Image, Placed, Step, ip};
+use crate::ports::PortSet;
+use crate::ruleset::{Ruleset, RulesetKey};
+
+/// Capacities of the tables, in entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// ENDPOINTS, and the slots.
+    pub endpoints: u16,
+    /// RULESET_CIDRS.
+    pub rulesets: u32,
+    /// One trie.
+    pub trie: usize,
+    /// PEERS.
+    pub peers: usize,
+    /// RULESET_CLASSES.
+    pub classes: usize,
+    /// PORTS.
+    pub ports: usize,
+    /// FRONTENDS.
+    pub frontends: usize,
+    /// RULESET_FRONTENDS.
+    pub frontend_rulesets: usize,
+}
+
+impl Limits {
+    /// For the host's own evaluation.
+    pub const UNLIMITED: Self = Self {
+        endpoints: u16::MAX,
+        rulesets: u32::MAX,
+        trie: usize::MAX,
+        peers: usize::MAX,
+        classes: usize::MAX,
+        ports: usize::MAX,
+        frontends: usize::MAX,
+        frontend_rulesets: usize::MAX,
+    };
+}
+
+/// What to do, and what cannot be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// What does not fit. Its pods keep the ruleset they had; those that had none are closed.
+    pub refused: Vec<Refusal>,
+    /// Slot of each ruleset that is wanted and fits.
+    pub rulesets: BTreeMap<RulesetKey, u32>,
+}
+
+/// Something that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{map} is full: {need} entries needed, {capacity} there are")]
+pub struct Refusal {
+    /// The ruleset, or `None`: the whole change.
+    pub ruleset: Option<RulesetKey>,
+    /// The table that is full.
+    pub map: &'static str,
+    /// Entries it would hold.
+    pub need: usize,
+    /// Entries it can hold.
+    pub capacity: usize,
+}
+
+/// Plans. `have` is what the tables say now.
+pub fn plan(have: &Image, want: &Desired, limits: &Limits) -> Plan {
+    let mut refused: BTreeMap<RulesetKey, Refusal> = BTreeMap::new();
+    for (key, ruleset) in &want.rulesets {
+        let need = ruleset.trie.v4().len().max(ruleset.trie.v6().len());
+        if need > limits.trie {
+            refused.insert(
+                *key,
+                Refusal {
+                    ruleset: Some(*key),
+                    map: "RULESET_CIDRS",
+                    need,
+                    capacity: limits.trie,
+                },
+            );
+        }
+    }
+    loop {
+        let draft = Draft::new(have, want, &refused, limits);
+        let overflow = draft.overflow(limits);
+        let (steps, rulesets) = (draft.steps, draft.slots);
+        match overflow {
+            None => {
+                return Plan {
+                    steps,
+                    refused: refused.into_values().collect(),
+                    rulesets,
+                };
+            }
+            Some((overflow, Some(ruleset))) => {
+                refused.insert(
+                    ruleset,
+                    Refusal {
+                        ruleset: Some(ruleset),
+                        ..overflow
+                    },
+                );
+            }
+            Some((overflow, None)) => return refuse_all(have, want, refused, overflow),
+        }
+    }
+}
+
+/// The whole change is refused: endpoints stay as they are; those that should be isolated and are
+/// not yet are closed.
+fn refuse_all(
+    have: &Image,
+    want: &Desired,
+    refused: BTreeMap<RulesetKey, Refusal>,
+    overflow: Refusal,
+) -> Plan {
+    let mut plan = Plan {
+        refused: refused.into_values().chain([overflow]).collect(),
+        ..Plan::default()
+    };
+    let generation = have.config.generation.get().wrapping_add(1);
+    let mut slots = Slots::new(have, u16::MAX);
+    for (hook, desired) in &want.endpoints {
+        let had = have.endpoints.get(hook);
+        let isolated = had.is_some_and(|e| e.flags.get() & ENDPOINT_ISOLATED != 0);
+        if !isolated && desired.rules != EndpointRules::Open {
+            let slot = match had {
+                Some(endpoint) => Some(endpoint.slot.get()),
+                None => slots
+                    .take()
+                    .inspect(|slot| plan.steps.push(Step::OpenSlot { slot: *slot })),
+            };
+            if let Some(slot) = slot {
+                plan.steps.push(Step::SetEndpoint {
+                    hook: *hook,
+                    endpoint: endpoint(desired, RULESET_DENY, slot, generation),
+                });
+            }
+        }
+    }
+    if !plan.steps.is_empty() {
+        plan.steps.insert(0, reserve(have, generation));
+    }
+    plan
+}
+
+/// Writes down that a generation is given out, before anything carries it.
+fn reserve(have: &Image, generation: u32) -> Step {
+    Step::SetConfig(Config {
+        generation: U32::new(generation),
+        ..have.config
+    })
+}
+
+/// The value of an endpoint. Addresses beyond the room for them count as foreign.
+pub fn endpoint(desired: &DesiredEndpoint, ruleset: u32, slot: u16, generation: u32) -> Endpoint {
+    let mut v4 = [[0; 4]; ENDPOINT_ADDRESSES];
+    let mut v6 = [[0; 16]; ENDPOINT_ADDRESSES];
+    let (mut v4_len, mut v6_len) = (0_u8, 0_u8);
+    for address in &desired.addresses {
+        match address {
+            IpAddr::V4(a) => {
+                if let Some(place) = v4.get_mut(usize::from(v4_len)) {
+                    *place = a.octets();
+                    v4_len += 1;
+                }
+            }
+            IpAddr::V6(a) => {
+                if let Some(place) = v6.get_mut(usize::from(v6_len)) {
+                    *place = a.octets();
+                    v6_len += 1;
+                }
+            }
+        }
+    }
+    let isolated = match desired.rules {
+        EndpointRules::Open => 0,
+        EndpointRules::Closed | EndpointRules::Ruleset(_) => ENDPOINT_ISOLATED,
+    };
+    let spoof = if desired.spoof_check {
+        ENDPOINT_SPOOF_CHECK
+    } else {
+        0
+    };
+    Endpoint {
+        ruleset: U32::new(ruleset),
+        generation: U32::new(generation),
+        flags: U32::new(isolated | spoof),
+        slot: U16::new(slot),
+        v4_len,
+        v6_len,
+        v4,
+        v6,
+    }
+}
+
+/// Free endpoint slots; one that was just left comes last.
+struct Slots {
+    taken: BTreeSet<u16>,
+    next: u16,
+    count: u16,
+}
+
+impl Slots {
+    fn new(have: &Image, count: u16) -> Self {
+        Self {
+            taken: have.endpoints.values().map(|e| e.slot.get()).collect(),
+            next: have.next.slot,
+            count,
+        }
+    }
+
+    fn take(&mut self) -> Option<u16> {
+        let start = if self.next < self.count { self.next } else { 0 };
+        let free = (start..self.count)
+            .chain(0..start)
+            .find(|slot| !self.taken.contains(slot))?;
+        self.taken.insert(free);
+        self.next = free.saturating_add(1);
+        Some(free)
+    }
+}
+
+/// Ports id by ruleset slot.
+type Column = BTreeMap<u32, u32>;
+
+/// A plan on the way, with its use of the tables.
+struct Draft<'a> {
+    have: &'a Image,
+    want: &'a Desired,
+    refused: &'a BTreeMap<RulesetKey, Refusal>,
+    steps: Vec<Step>,
+    /// Wanted rulesets that fit.
+    slots: BTreeMap<RulesetKey, u32>,
+    /// Of [`Draft::slots`], those that are built by this plan.
+    new: BTreeSet<u32>,
+    /// Rulesets that no endpoint wants, but whose pods must keep them.
+    frozen: BTreeSet<u32>,
+    /// Rulesets that are left.
+    dying: BTreeSet<u32>,
+    /// Rulesets that no slot was left for.
+    homeless: usize,
+    ports: Interner<'a>,
+    peak: Usage,
+    /// What each new ruleset adds.
+    share: BTreeMap<u32, Usage>,
+    endpoints_lost: usize,
+}
+
+/// Entries in use.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usage {
+    peers: usize,
+    classes: usize,
+    ports: usize,
+    frontends: usize,
+    frontend_rulesets: usize,
+}
+
+/// Ids of port sets.
+struct Interner<'a> {
+    known: BTreeMap<&'a PortSet, u32>,
+    added: BTreeMap<PortSet, u32>,
+    next: u32,
+}
+
+impl<'a> Interner<'a> {
+    fn new(have: &'a Image) -> Self {
+        Self {
+            known: have.ports.iter().map(|(id, set)| (set, *id)).collect(),
+            added: BTreeMap::new(),
+            next: have.next.ports,
+        }
+    }
+
+    fn id(&mut self, set: &PortSet) -> u32 {
+        if set.is_nothing() {
+            return PORTS_NOTHING;
+        }
+        if *set == PortSet::Everything {
+            return PORTS_EVERYTHING;
+        }
+        if let Some(id) = self.known.get(set).or_else(|| self.added.get(set)) {
+            return *id;
+        }
+        let id = self.next;
+        self.next += 1;
+        self.added.insert(set.clone(), id);
+        id
+    }
+}
+
+impl<'a> Draft<'a> {
+    fn new(
+        have: &'a Image,
+        want: &'a Desired,
+        refused: &'a BTreeMap<RulesetKey, Refusal>,
+        limits: &Limits,
+    ) -> Self {
+        let mut draft = Self {
+            have,
+            want,
+            refused,
+            steps: Vec::new(),
+            slots: BTreeMap::new(),
+            new: BTreeSet::new(),
+            frozen: BTreeSet::new(),
+            dying: BTreeSet::new(),
+            homeless: 0,
+            ports: Interner::new(have),
+            peak: Usage {
+                peers: have.peers.len(),
+                classes: have.classes.values().map(BTreeMap::len).sum(),
+                ports: have
+                    .ports
+                    .iter()
+                    .map(|(id, set)| set.entries(*id).len())
+                    .sum(),
+                frontends: have.frontends.len(),
+                frontend_rulesets: have.frontend_rulesets.values().map(BTreeSet::len).sum(),
+            },
+            share: BTreeMap::new(),
+            endpoints_lost: 0,
+        };
+        draft.place_rulesets(limits);
+        let built = draft.build_rulesets();
+        let (class_entries, moves, settles, peers_changed) = draft.move_peers();
+        let (frontend_entries, frontend_moves, frontend_settles) = draft.move_frontends();
+        let (opens, flips, closes) = draft.flip(limits);
+
+        // Prepare.
+        let generation = have.config.generation.get().wrapping_add(1);
+        let mut config = have.config;
+        if !flips.is_empty() {
+            config.generation = U32::new(generation);
+            draft.steps.push(Step::SetConfig(config));
+        }
+        let added: Vec<(PortSet, u32)> = draft
+            .ports
+            .added
+            .iter()
+            .map(|(s, i)| (s.clone(), *i))
+            .collect();
+        for (set, id) in added {
+            draft.peak.ports += set.entries(id).len();
+            draft.steps.push(Step::AddPorts { id, set });
+        }
+        draft.steps.extend(built);
+        draft.steps.extend(class_entries);
+        draft.steps.extend(frontend_entries);
+        draft.steps.extend(opens);
+        // Move. The epoch follows: a flow that was judged meanwhile carries the old one.
+        let frontends_changed = !frontend_moves.is_empty();
+        draft.steps.extend(moves);
+        draft.steps.extend(frontend_moves);
+        if peers_changed || frontends_changed {
+            config.epoch = U32::new(config.epoch.get().wrapping_add(1));
+            draft.steps.push(Step::SetConfig(config));
+        }
+        // Flip, settle, release.
+        draft.steps.extend(flips);
+        draft.steps.extend(settles);
+        draft.steps.extend(frontend_settles);
+        draft.release();
+        draft.steps.extend(closes);
+        draft
+    }
+
+    /// Which rulesets stay, come and go.
+    fn place_rulesets(&mut self, limits: &Limits) {
+        let placed: BTreeMap<RulesetKey, u32> = self
+            .have
+            .rulesets
+            .iter()
+            .map(|(slot, placed)| (placed.key, *slot))
+            .collect();
+        let mut next = self.have.next.ruleset.max(1);
+        let mut tried = 0;
+        for key in self
+            .want
+            .rulesets
+            .keys()
+            .filter(|key| !self.refused.contains_key(key))
+        {
+            if let Some(slot) = placed.get(key) {
+                self.slots.insert(*key, *slot);
+                continue;
+            }
+            let slot = loop {
+                if tried >= limits.rulesets {
+                    break None;
+                }
+                tried += 1;
+                if next >= limits.rulesets {
+                    next = 1;
+                }
+                let slot = next;
+                next += 1;
+                if !self.have.rulesets.contains_key(&slot) {
+                    break Some(slot);
+                }
+            };
+            match slot {
+                Some(slot) => {
+                    self.slots.insert(*key, slot);
+                    self.new.insert(slot);
+                }
+                None => self.homeless += 1,
+            }
+        }
+        for (hook, desired) in &self.want.endpoints {
+            if let EndpointRules::Ruleset(key) = desired.rules
+                && self.refused.contains_key(&key)
+                && let Some(had) = self.have.endpoints.get(hook)
+                && had.ruleset.get() != RULESET_DENY
+            {
+                self.frozen.insert(had.ruleset.get());
+            }
+        }
+        let staying: BTreeSet<u32> = self.slots.values().chain(&self.frozen).copied().collect();
+        self.frozen
+            .retain(|slot| !self.slots.values().any(|kept| kept == slot));
+        self.dying = self
+            .have
+            .rulesets
+            .keys()
+            .copied()
+            .filter(|slot| !staying.contains(slot))
+            .collect();
+    }
+
+    fn build_rulesets(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (key, slot) in &self.slots {
+            if !self.new.contains(slot) {
+                continue;
+            }
+            let Some(ruleset) = self.want.rulesets.get(key) else {
+                continue;
+            };
+            let sets = ruleset
+                .trie
+                .sets()
+                .iter()
+                .map(|set| self.ports.id(set))
+                .collect();
+            steps.push(Step::BuildRuleset {
+                slot: *slot,
+                placed: Placed {
+                    key: *key,
+                    ruleset: Some(ruleset.clone()),
+                    sets,
+                },
+            });
+        }
+        steps
+    }
+
+    /// Class entries to prepare, moves, settling moves, and whether a flow that is cached may have
+    /// lost its permission.
+    fn move_peers(&mut self) -> (Vec<Step>, Vec<Step>, Vec<Step>, bool) {
+        let mut wanted: Vec<Column> = Vec::with_capacity(self.want.columns.len());
+        for column in &self.want.columns {
+            let column = column
+                .iter()
+                .filter_map(|(key, set)| Some((*self.slots.get(key)?, self.ports.id(set))))
+                .collect();
+            wanted.push(column);
+        }
+
+        // Addresses by where they are and where they should be.
+        let mut groups: BTreeMap<(Option<u32>, Option<usize>), Vec<Address>> = BTreeMap::new();
+        for (ip, column) in &self.want.peers {
+            let key = address(*ip);
+            groups
+                .entry((self.have.peers.get(&key).copied(), Some(*column)))
+                .or_default()
+                .push(key);
+        }
+        for (key, class) in &self.have.peers {
+            if !self.want.peers.contains_key(&ip(key)) {
+                groups.entry((Some(*class), None)).or_default().push(*key);
+            }
+        }
+
+        let empty = Column::new();
+        let mut assigned: BTreeMap<Column, u32> = BTreeMap::new();
+        let mut extended: BTreeMap<u32, Column> = BTreeMap::new();
+        let mut next_class = self.have.next.class;
+        let mut entries = Vec::new();
+        let mut moves = Vec::new();
+        let mut settles = Vec::new();
+        let mut changed = false;
+        let mut finals: BTreeMap<Column, u32> = BTreeMap::new();
+
+        let transitional =
+            |old_class: Option<u32>, new: Option<usize>, draft: &Self| -> (Column, Column) {
+                let old = old_class
+                    .and_then(|class| draft.have.classes.get(&class))
+                    .unwrap_or(&empty);
+                let fresh = new.and_then(|index| wanted.get(index)).unwrap_or(&empty);
+                let mut lasting: Column = fresh.clone();
+                lasting.extend(old.iter().filter(|(slot, _)| draft.frozen.contains(slot)));
+                let mut column = lasting.clone();
+                column.extend(old.iter().filter(|(slot, _)| draft.dying.contains(slot)));
+                (column, lasting)
+            };
+
+        // First those that can stay where they are, so that nobody else takes their class.
+        let mut homes: BTreeMap<(Option<u32>, Option<usize>), Option<u32>> = BTreeMap::new();
+        for group in groups.keys() {
+            let (Some(class), new) = *group else { continue };
+            let (column, _) = transitional(Some(class), new, self);
+            if column.is_empty() {
+                continue;
+            }
+            let (now, later) = self.split(&column);
+            if self.have.classes.get(&class).unwrap_or(&empty) == &now
+                && extended.get(&class).is_none_or(|taken| *taken == later)
+            {
+                extended.insert(class, later);
+                assigned.insert(column, class);
+                homes.insert(*group, Some(class));
+            }
+        }
+        let mut vacant: BTreeMap<&Column, u32> = BTreeMap::new();
+        for (class, column) in &self.have.classes {
+            if !extended.contains_key(class) {
+                vacant.insert(column, *class);
+            }
+        }
+        for group in groups.keys() {
+            if homes.contains_key(group) {
+                continue;
+            }
+            let (column, _) = transitional(group.0, group.1, self);
+            if column.is_empty() {
+                homes.insert(*group, None);
+                continue;
+            }
+            let class = if let Some(class) = assigned.get(&column) {
+                *class
+            } else {
+                let (now, later) = self.split(&column);
+                if let Some(class) = vacant.remove(&now) {
+                    extended.insert(class, later);
+                    assigned.insert(column, class);
+                    class
+                } else {
+                    let class = next_class;
+                    next_class += 1;
+                    for (ruleset, ports) in &now {
+                        entries.push(Step::SetClass {
+                            class,
+                            ruleset: *ruleset,
+                            ports: *ports,
+                        });
+                    }
+                    self.peak.classes += now.len();
+                    extended.insert(class, later);
+                    assigned.insert(column, class);
+                    class
+                }
+            };
+            homes.insert(*group, Some(class));
+        }
+        for (class, later) in &extended {
+            for (ruleset, ports) in later {
+                entries.push(Step::SetClass {
+                    class: *class,
+                    ruleset: *ruleset,
+                    ports: *ports,
+                });
+                self.share.entry(*ruleset).or_default().classes += 1;
+            }
+            self.peak.classes += later.len();
+        }
+
+        for (group, addresses) in &groups {
+            let (old_class, new) = *group;
+            let home = homes.get(group).copied().flatten();
+            let (_, lasting) = transitional(old_class, new, self);
+            if home != old_class {
+                changed |= self.may_lose(old_class, &lasting);
+                for address in addresses {
+                    moves.push(match home {
+                        Some(class) => Step::SetPeer {
+                            address: *address,
+                            class,
+                        },
+                        None => Step::RemovePeer { address: *address },
+                    });
+                }
+                if old_class.is_none() && home.is_some() {
+                    self.peak.peers += addresses.len();
+                }
+            }
+            let Some(class) = home else { continue };
+            if lasting.is_empty() {
+                settles.extend(addresses.iter().map(|a| Step::RemovePeer { address: *a }));
+                continue;
+            }
+            let last = *finals.entry(lasting).or_insert(class);
+            if last != class {
+                settles.extend(addresses.iter().map(|a| Step::SetPeer {
+                    address: *a,
+                    class: last,
+                }));
+            }
+        }
+        (entries, moves, settles, changed)
+    }
+
+    /// A column's part that packets can reach now, and the part of rulesets that are built by this
+    /// plan.
+    fn split(&self, column: &Column) -> (Column, Column) {
+        column
+            .iter()
+            .partition(|(slot, _)| !self.new.contains(slot))
+    }
+
+    /// Whether an endpoint that keeps its ruleset may now be denied what it was allowed.
+    fn may_lose(&self, old_class: Option<u32>, lasting: &Column) -> bool {
+        let old = old_class.and_then(|class| self.have.classes.get(&class));
+        old.into_iter().flatten().any(|(slot, ports)| {
+            !self.dying.contains(slot)
+                && *ports != PORTS_NOTHING
+                && lasting.get(slot) != Some(ports)
+        })
+    }
+
+    fn move_frontends(&mut self) -> (Vec<Step>, Vec<Step>, Vec<Step>) {
+        let (mut entries, mut moves, mut settles) = (Vec::new(), Vec::new(), Vec::new());
+        let mut next = self.have.next.frontend;
+        let keys: BTreeSet<&FrontendKey> = self
+            .have
+            .frontends
+            .keys()
+            .chain(self.want.frontends.keys())
+            .collect();
+        let leaving: Vec<u32> = self.dying.iter().chain(&self.frozen).copied().collect();
+        for key in keys {
+            let had = self.have.frontends.get(key).copied();
+            let wanted = self.want.frontends.get(key);
+            if wanted.is_none() && leaving.is_empty() {
+                moves.push(Step::RemoveFrontend { key: *key });
+                continue;
+            }
+            let none = BTreeSet::new();
+            let old = had
+                .and_then(|id| self.have.frontend_rulesets.get(&id))
+                .unwrap_or(&none);
+            let mut column: BTreeSet<u32> = match wanted {
+                Some(rulesets) => rulesets
+                    .iter()
+                    .filter_map(|r| self.slots.get(r))
+                    .copied()
+                    .collect(),
+                None => self
+                    .slots
+                    .iter()
+                    .filter(|(ruleset, _)| literal(self.want, ruleset, key))
+                    .map(|(_, slot)| *slot)
+                    .collect(),
+            };
+            for slot in &leaving {
+                let allowed = match had {
+                    Some(_) => old.contains(slot),
+                    None => literal_now(self.have, *slot, key),
+                };
+                if allowed {
+                    column.insert(*slot);
+                }
+            }
+            let (later, now): (BTreeSet<u32>, BTreeSet<u32>) =
+                column.into_iter().partition(|slot| self.new.contains(slot));
+            let id = match had {
+                Some(id) if *old == now => id,
+                _ => {
+                    let id = next;
+                    next += 1;
+                    for ruleset in &now {
+                        entries.push(Step::AllowFrontend {
+                            frontend: id,
+                            ruleset: *ruleset,
+                        });
+                    }
+                    self.peak.frontend_rulesets += now.len();
+                    moves.push(Step::SetFrontend {
+                        key: *key,
+                        frontend: id,
+                    });
+                    id
+                }
+            };
+            for ruleset in &later {
+                entries.push(Step::AllowFrontend {
+                    frontend: id,
+                    ruleset: *ruleset,
+                });
+                self.share.entry(*ruleset).or_default().frontend_rulesets += 1;
+            }
+            self.peak.frontend_rulesets += later.len();
+            if had.is_none() {
+                self.peak.frontends += 1;
+            }
+            if wanted.is_none() {
+                settles.push(Step::RemoveFrontend { key: *key });
+            }
+        }
+        (entries, moves, settles)
+    }
+
+    /// Slots to open, endpoint writes, slots to close.
+    fn flip(&mut self, limits: &Limits) -> (Vec<Step>, Vec<Step>, Vec<Step>) {
+        let (mut opens, mut flips, mut closes) = (Vec::new(), Vec::new(), Vec::new());
+        let generation = self.have.config.generation.get().wrapping_add(1);
+        let mut slots = Slots::new(self.have, limits.endpoints);
+        for (hook, desired) in &self.want.endpoints {
+            let had = self.have.endpoints.get(hook);
+            let ruleset = match desired.rules {
+                EndpointRules::Open | EndpointRules::Closed => RULESET_DENY,
+                EndpointRules::Ruleset(key) => match (self.slots.get(&key), had) {
+                    (Some(slot), _) => *slot,
+                    // Refused: what it had, or nothing.
+                    (None, Some(had)) => had.ruleset.get(),
+                    (None, None) => RULESET_DENY,
+                },
+            };
+            let slot = match had {
+                Some(had) => had.slot.get(),
+                None => {
+                    let Some(slot) = slots.take() else {
+                        self.endpoints_lost += 1;
+                        continue;
+                    };
+                    opens.push(Step::OpenSlot { slot });
+                    slot
+                }
+            };
+            let value = endpoint(desired, ruleset, slot, generation);
+            let same = had.is_some_and(|had| {
+                Endpoint {
+                    generation: value.generation,
+                    ..*had
+                } == value
+            });
+            if !same {
+                flips.push(Step::SetEndpoint {
+                    hook: *hook,
+                    endpoint: value,
+                });
+            }
+        }
+        for (hook, had) in &self.have.endpoints {
+            if !self.want.endpoints.contains_key(hook) {
+                flips.push(Step::RemoveEndpoint { hook: *hook });
+                closes.push(Step::CloseSlot {
+                    slot: had.slot.get(),
+                });
+            }
+        }
+        (opens, flips, closes)
+    }
+
+    /// Deletes what nothing refers to after the steps so far.
+    fn release(&mut self) {
+        let mut after = self.have.clone();
+        for step in &self.steps {
+            after.apply(step);
+        }
+        let used: BTreeSet<u32> = after.peers.values().copied().collect();
+        for (class, column) in &after.classes {
+            for ruleset in column.keys() {
+                if !used.contains(class) || self.dying.contains(ruleset) {
+                    self.steps.push(Step::UnsetClass {
+                        class: *class,
+                        ruleset: *ruleset,
+                    });
+                }
+            }
+        }
+        let used: BTreeSet<u32> = after.frontends.values().copied().collect();
+        for (frontend, rulesets) in &after.frontend_rulesets {
+            for ruleset in rulesets {
+                if !used.contains(frontend) || self.dying.contains(ruleset) {
+                    self.steps.push(Step::DisallowFrontend {
+                        frontend: *frontend,
+                        ruleset: *ruleset,
+                    });
+                }
+            }
+        }
+        for slot in &self.dying {
+            self.steps.push(Step::ReleaseRuleset { slot: *slot });
+        }
+        for step in &self.steps {
+            if let Step::UnsetClass { .. } | Step::ReleaseRuleset { .. } = step {
+                after.apply(step);
+            }
+        }
+        if after
+            .rulesets
+            .values()
+            .any(|placed| placed.ruleset.is_none())
+        {
+            // One whose content is not known may refer to any of them.
+            return;
+        }
+        let mut used: BTreeSet<u32> = after
+            .classes
+            .values()
+            .flat_map(BTreeMap::values)
+            .copied()
+            .collect();
+        for placed in after.rulesets.values() {
+            used.extend(&placed.sets);
+        }
+        for (id, set) in &after.ports {
+            if !used.contains(id) {
+                self.steps.push(Step::RemovePorts {
+                    id: *id,
+                    set: set.clone(),
+                });
+            }
+        }
+    }
+
+    /// The table that would be too full, and the new ruleset that needs most of it.
+    fn overflow(&self, limits: &Limits) -> Option<(Refusal, Option<RulesetKey>)> {
+        let refusal = |map, need, capacity| Refusal {
+            ruleset: None,
+            map,
+            need,
+            capacity,
+        };
+        let Usage {
+            peers,
+            classes,
+            ports,
+            frontends,
+            frontend_rulesets,
+        } = self.peak;
+        let capacity = usize::try_from(limits.rulesets).unwrap_or(usize::MAX);
+        if self.homeless > 0 {
+            let homeless = self
+                .want
+                .rulesets
+                .keys()
+                .find(|key| !self.slots.contains_key(key) && !self.refused.contains_key(key));
+            return Some((
+                refusal(
+                    "RULESETS",
+                    self.have.rulesets.len() + self.homeless + self.new.len() + 1,
+                    capacity,
+                ),
+                homeless.copied(),
+            ));
+        }
+        if self.endpoints_lost > 0 {
+            let capacity = usize::from(limits.endpoints);
+            return Some((
+                refusal("ENDPOINTS", capacity + self.endpoints_lost, capacity),
+                None,
+            ));
+        }
+        if classes > limits.classes {
+            return Some((
+                refusal("RULESET_CLASSES", classes, limits.classes),
+                self.biggest(|u| u.classes),
+            ));
+        }
+        if ports > limits.ports {
+            return Some((refusal("PORTS", ports, limits.ports), self.most_ports()));
+        }
+        if frontend_rulesets > limits.frontend_rulesets {
+            return Some((
+                refusal(
+                    "RULESET_FRONTENDS",
+                    frontend_rulesets,
+                    limits.frontend_rulesets,
+                ),
+                self.biggest(|u| u.frontend_rulesets),
+            ));
+        }
+        if peers > limits.peers {
+            return Some((refusal("PEERS", peers, limits.peers), None));
+        }
+        if frontends > limits.frontends {
+            return Some((refusal("FRONTENDS", frontends, limits.frontends), None));
+        }
+        None
+    }
+
+    fn biggest(&self, of: impl Fn(&Usage) -> usize) -> Option<RulesetKey> {
+        self.slots
+            .iter()
+            .filter_map(|(key, slot)| Some((of(self.share.get(slot)?), *key)))
+            .filter(|(share, _)| *share > 0)
+            .max()
+            .map(|(_, key)| key)
+    }
+
+    /// The new ruleset that refers to most entries of PORTS.
+    fn most_ports(&self) -> Option<RulesetKey> {
+        let entries = |ruleset: &Ruleset| -> usize {
+            let by_prefix = ruleset.trie.sets().iter();
+            let by_class = ruleset.classes.iter().map(|term| &term.ports);
+            by_prefix
+                .chain(by_class)
+                .map(|set| set.entries(0).len())
+                .sum()
+        };
+        self.slots
+            .iter()
+            .filter(|(_, slot)| self.new.contains(slot))
+            .filter_map(|(key, _)| Some((entries(self.want.rulesets.get(key)?), *key)))
+            .filter(|(share, _)| *share > 0)
+            .max()
+            .map(|(_, key)| key)
+    }
+}
+
+/// The verdict on a frontend's address and port as an ordinary destination, by content.
+fn literal(want: &Desired, ruleset: &RulesetKey, key: &FrontendKey) -> bool {
+    let destination = ip(&frontend_address(key));
+    let port = key.port.get();
+    let by_class = want
+        .peers
+        .get(&destination)
+        .and_then(|column| want.columns.get(*column)?.get(ruleset))
+        .is_some_and(|set| set.contains(key.protocol, port));
+    by_class
+        || want.rulesets.get(ruleset).is_some_and(|ruleset| {
+            ruleset
+                .trie
+                .lookup(destination)
+                .and_then(|set| ruleset.trie.sets().get(usize::try_from(set).ok()?))
+                .is_some_and(|set| set.contains(key.protocol, port))
+        })
+}
+
+/// The same by the tables as they are.
+fn literal_now(have: &Image, slot: u32, key: &FrontendKey) -> bool {
+    let destination = frontend_address(key);
+    let by_class = have
+        .peer(&destination)
+        .and_then(|class| have.class_ports(slot, class));
+    by_class
+        .into_iter()
+        .chain(have.cidr_ports(slot, &destination))
+        .any(|ports| have.ports_contain(ports, key.protocol, key.port.get()))
+}
+
+fn frontend_address(key: &FrontendKey) -> Address {
+    Address {
+        family: key.family,
+        reserved: [0; 3],
+        bytes: key.address,
+    }
+}
