@@ -20,6 +20,8 @@ pub const ABI_VERSION: u32 = 1;
 /// Kubernetes gives a pod at most one of each family (`status.podIPs` validation); the
 /// others are room for pods with several interfaces.
 pub const ENDPOINT_ADDRESSES: usize = 4;
+/// The same, as the type of [`Endpoint::v4_len`].
+const ENDPOINT_ADDRESSES_U8: u8 = 4;
 
 /// [`FlowKey::local`] of a flow whose local address is a link-local one: the agent
 /// cannot know a pod's `fe80::` addresses, and they all count as the pod's own.
@@ -46,7 +48,19 @@ pub const FAMILY_V6: u8 = 6;
 /// An IPv4 address stands in the first four bytes, the rest is zero. An IPv4-mapped
 /// IPv6 address is IPv6 (S94).
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct Address {
@@ -60,7 +74,19 @@ pub struct Address {
 
 /// Key of ENDPOINTS: where a hook is attached.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct HookKey {
@@ -74,7 +100,9 @@ pub const ENDPOINT_ISOLATED: u32 = 1;
 pub const ENDPOINT_SPOOF_CHECK: u32 = 2;
 
 /// Value of ENDPOINTS. One write of it moves a pod from one ruleset to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct Endpoint {
     /// The ruleset, [`RULESET_DENY`] for none.
@@ -98,7 +126,19 @@ pub struct Endpoint {
 }
 
 /// The one entry of CONFIG.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
 #[repr(C)]
 pub struct Config {
     /// Changes when an address left a class or a frontend changed: cached flows of
@@ -112,7 +152,19 @@ pub struct Config {
 
 /// Key of RULESET_CLASSES; the value is a ports id ([`U32`]).
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct RulesetClass {
@@ -127,7 +179,19 @@ pub struct RulesetClass {
 /// The LPM key is `{ prefix_len: u32 (host order), data }` as in the kernel's
 /// `struct bpf_lpm_trie_key_u8`; `prefix_len` is 40 + the port's prefix length.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct PortsData {
@@ -142,9 +206,24 @@ pub struct PortsData {
 /// Prefix length of the part of [`PortsData`] that precedes the port, in bits.
 pub const PORTS_FIXED_BITS: u32 = 40;
 
+/// Value of every PORTS entry: being there is all it says.
+pub const PORTS_PRESENT: u8 = 1;
+
 /// Key of FRONTENDS; the value is a frontend id ([`U32`]).
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct FrontendKey {
@@ -161,7 +240,19 @@ pub struct FrontendKey {
 /// Key of RULESET_FRONTENDS; the value is [`FRONTEND_ALLOW`]. A pair that is not there
 /// is denied.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct RulesetFrontend {
@@ -177,7 +268,19 @@ pub const FRONTEND_ALLOW: u32 = 1;
 /// Key of FLOWS (opened by the pod) and of an endpoint's table in INBOUND (opened
 /// towards the pod), always seen from the pod.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct FlowKey {
@@ -200,7 +303,19 @@ pub struct FlowKey {
 pub const FLOW_CLOSING: u32 = 1;
 
 /// Value of FLOWS and of the tables in INBOUND.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
 #[repr(C)]
 pub struct Flow {
     /// [`Endpoint::generation`] at the time of the verdict. Unused for inbound flows.
@@ -215,7 +330,19 @@ pub struct Flow {
 
 /// Key of FRAGMENTS.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct FragmentKey {
@@ -235,7 +362,19 @@ pub struct FragmentKey {
 
 /// Value of FRAGMENTS. Only the first fragment of an allowed packet is recorded; the rest
 /// of that packet follows it whatever changes meanwhile (S50).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
 #[repr(C)]
 pub struct Fragment {
     /// When the first fragment was seen, seconds since boot.
@@ -244,7 +383,19 @@ pub struct Fragment {
 
 /// Key of COUNTERS: the drops of one endpoint.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct CounterKey {
@@ -263,7 +414,9 @@ pub struct CounterKey {
 /// Value of COUNTERS and of ALLOWED, one a CPU. Host byte order.
 ///
 /// ALLOWED is an array indexed by `slot * 2`, plus 1 for IPv6.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Counter {
     /// Packets; a GSO frame counts as its segments.
@@ -272,7 +425,27 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// Value of EVENT_BUDGET, an array indexed by slot: what an endpoint sent this second.
+/// Host byte order. CPUs that race may send a few events more than the budget.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct EventBudget {
+    /// The second, as in [`Flow::seen`].
+    pub second: u32,
+    /// Events sent in it.
+    pub sent: u32,
+}
+
+/// Index in EVENTS_LOST (per-CPU array of u64): events over the endpoint's budget.
+pub const EVENTS_LOST_BUDGET: u32 = 0;
+/// Index in EVENTS_LOST: events that found the ring buffer full.
+pub const EVENTS_LOST_FULL: u32 = 1;
+
 const _: () = {
+    assert!(ENDPOINT_ADDRESSES == 4 && ENDPOINT_ADDRESSES_U8 == 4);
+    assert!(size_of::<EventBudget>() == 8);
     assert!(size_of::<Address>() == 20);
     assert!(size_of::<HookKey>() == 8);
     assert!(size_of::<Endpoint>() == 96);
@@ -286,6 +459,80 @@ const _: () = {
     assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<Counter>() == 16);
 };
+
+impl Endpoint {
+    /// Whether a policy isolates it.
+    pub fn isolated(&self) -> bool {
+        self.flags.get() & ENDPOINT_ISOLATED != 0
+    }
+
+    /// Whether frames with a foreign source are dropped.
+    pub fn spoof_check(&self) -> bool {
+        self.flags.get() & ENDPOINT_SPOOF_CHECK != 0
+    }
+
+    /// Which of its addresses this is, as in [`FlowKey::local`]; `None` when it is another's.
+    ///
+    /// Link-local addresses are not asked here: a destination in `fe80::/10` is hardly ever
+    /// the pod itself. See [`Endpoint::local`].
+    pub fn owns(&self, family: u8, bytes: &[u8; 16]) -> Option<u8> {
+        // The counter is compared inside, not by `take`: a loop of fixed length unrolls, and
+        // the verifier then sees constant offsets only.
+        match family {
+            FAMILY_V4 => {
+                let [a, b, c, d, ..] = *bytes;
+                for (index, own) in (0..ENDPOINT_ADDRESSES_U8).zip(&self.v4) {
+                    if index < self.v4_len && *own == [a, b, c, d] {
+                        return Some(index);
+                    }
+                }
+                None
+            }
+            FAMILY_V6 => {
+                for (index, own) in (0..ENDPOINT_ADDRESSES_U8).zip(&self.v6) {
+                    if index < self.v6_len && own == bytes {
+                        return Some(ENDPOINT_ADDRESSES_U8 + index);
+                    }
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Which of its addresses a packet's near end is: [`Endpoint::owns`], or
+    /// [`LOCAL_LINK_LOCAL`] for any address in `fe80::/10`.
+    pub fn local(&self, family: u8, bytes: &[u8; 16]) -> Option<u8> {
+        if family == FAMILY_V6 && is_link_local(bytes) {
+            return Some(LOCAL_LINK_LOCAL);
+        }
+        self.owns(family, bytes)
+    }
+}
+
+/// Whether an IPv6 address is in `fe80::/10`.
+pub const fn is_link_local(bytes: &[u8; 16]) -> bool {
+    let [first, second, ..] = *bytes;
+    first == 0xfe && second & 0xc0 == 0x80
+}
+
+impl CounterKey {
+    /// The key under which a drop is counted; folds the protocol.
+    pub fn new(slot: U16, reason: u8, family: u8, protocol: u8) -> Self {
+        let protocol = match (family, protocol) {
+            (FAMILY_V4, 1) | (FAMILY_V6, 58) => 1,
+            (FAMILY_V4 | FAMILY_V6, 6 | 17 | 132) => protocol,
+            _ => 0,
+        };
+        Self {
+            slot,
+            reason,
+            protocol,
+            family,
+            reserved: [0; 3],
+        }
+    }
+}
 
 impl Address {
     /// An IPv4 address.

@@ -121,7 +121,10 @@ impl Reason {
     }
 
     /// The number kept in counters and records.
-    #[expect(clippy::as_conversions, reason = "the one way to the discriminant of a repr(u8) enum")]
+    #[expect(
+        clippy::as_conversions,
+        reason = "the one way to the discriminant of a repr(u8) enum"
+    )]
     pub const fn number(self) -> u8 {
         self as u8
     }
@@ -172,7 +175,11 @@ mod tests {
         let mut seen = [false; 256];
         for reason in Reason::ALL {
             let index = usize::from(reason.number());
-            assert_eq!(seen.get(index), Some(&false), "{reason:?} has another's number");
+            assert_eq!(
+                seen.get(index),
+                Some(&false),
+                "{reason:?} has another's number"
+            );
             if let Some(slot) = seen.get_mut(index) {
                 *slot = true;
             }

@@ -12,5 +12,8 @@
 #![no_std]
 
 pub mod abi;
+pub mod decide;
 pub mod event;
+pub mod hook;
+pub mod packet;
 pub mod tables;

@@ -1,0 +1,274 @@
+//! Bytes to [`Packet`].
+//!
+//! What cannot be read is an error with its own reason, never a packet without ports: a
+//! packet whose transport header cannot be found must not be allowed by a port rule (S51).
+//! Bytes behind the IP packet's length are padding and are never read as headers.
+
+mod ipv4;
+mod ipv6;
+mod quote;
+mod transport;
+
+pub use ipv6::MAX_EXTENSIONS;
+pub use quote::{Quote, quote};
+pub use transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+
+use crate::abi::{FAMILY_V4, FAMILY_V6};
+use crate::event::Reason;
+
+/// Ethertype of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// Ethertype of ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// Ethertype of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// IP protocol number of ICMP; in IPv6 just another protocol.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// IP protocol number of IGMP.
+pub const PROTOCOL_IGMP: u8 = 2;
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const PROTOCOL_UDP: u8 = 17;
+/// IP protocol number of `ICMPv6`; in IPv4 just another protocol.
+pub const PROTOCOL_ICMPV6: u8 = 58;
+/// IP protocol number of SCTP.
+pub const PROTOCOL_SCTP: u8 = 132;
+
+/// The bytes of one frame, counted from the start of its network header.
+///
+/// A trait, not a slice: in the kernel the bytes may lie in fragments of the skb that only
+/// a helper can read.
+pub trait Frame {
+    /// The ethertype, tags that the kernel took off not counted.
+    fn ethertype(&self) -> u16;
+    /// Bytes from the network header to the end of the frame.
+    fn length(&self) -> u32;
+    /// Whether the frame is one that the device will segment: then the IP length fields
+    /// may be 0 (BIG TCP).
+    fn is_gso(&self) -> bool;
+    /// `N` bytes at `offset`; `None` when the frame ends before.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// `N` bytes at an offset that the compiler knows, which an implementation may read in
+    /// a cheaper way.
+    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<[u8; N]> {
+        self.load(OFFSET)
+    }
+}
+
+/// A [`Frame`] on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a> {
+    /// The ethertype.
+    pub ethertype: u16,
+    /// Whether the frame counts as a GSO frame.
+    pub gso: bool,
+    /// From the network header on.
+    pub bytes: &'a [u8],
+}
+
+impl Frame for Bytes<'_> {
+    fn ethertype(&self) -> u16 {
+        self.ethertype
+    }
+
+    fn length(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn is_gso(&self) -> bool {
+        self.gso
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let offset = usize::try_from(offset).ok()?;
+        self.bytes.get(offset..)?.first_chunk().copied()
+    }
+}
+
+/// Which part of an IP packet a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// All of it; an atomic fragment (RFC 6946) too.
+    Whole,
+    /// The first of several fragments: it has the ports.
+    First,
+    /// Another fragment: it has none.
+    Later,
+}
+
+/// The transport header, as far as a verdict needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A later fragment, or a protocol without ports.
+    None,
+    /// TCP.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// The flags; `None` when the first fragment ends before them.
+        flags: Option<u8>,
+    },
+    /// UDP.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// SCTP.
+    Sctp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// Whether the first chunk is INIT.
+        init: bool,
+    },
+    /// ICMP of IPv4 or ICMPv6 of IPv6.
+    Icmp {
+        /// What it is.
+        kind: Icmp,
+        /// The type as on the wire.
+        number: u8,
+        /// The identifier of an echo; anything else for other types.
+        id: u16,
+    },
+}
+
+/// Kinds of ICMP messages that are treated differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Icmp {
+    /// Echo request.
+    EchoRequest,
+    /// Echo reply.
+    EchoReply,
+    /// An error that quotes the packet it is about: unreachable, packet too big, time
+    /// exceeded, parameter problem. Not a redirect.
+    Error,
+    /// Router and neighbour solicitation and advertisement, and redirect of IPv6 (133–137).
+    NeighbourDiscovery,
+    /// Multicast listener query, report, done, and version 2 report (130–132, 143).
+    ListenerDiscovery,
+    /// Any other.
+    Other,
+}
+
+/// One IP packet, or a fragment of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// [`FAMILY_V4`], [`FAMILY_V6`], or 0 when it is neither.
+    pub family: u8,
+    /// Protocol behind the extension headers; of a later fragment the one that the
+    /// fragment header names.
+    pub protocol: u8,
+    /// Time to live, or hop limit.
+    pub hop_limit: u8,
+    /// Which part it is.
+    pub piece: Piece,
+    /// Protocol that the header with the fragment's identification names: the same in
+    /// every fragment of a packet.
+    pub fragment_protocol: u8,
+    /// Identification of a fragment, 0 of a whole packet.
+    pub fragment_id: u32,
+    /// Bytes of the IP packet; of a frame that cannot be read the frame's.
+    pub length: u32,
+    /// Where the transport header starts.
+    pub transport_at: u32,
+    /// The transport header.
+    pub transport: Transport,
+    /// Source address, IPv4 in the first four bytes.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+}
+
+impl Packet {
+    /// What is known of a frame before any of it is read.
+    pub fn unread(frame: &impl Frame) -> Self {
+        Self {
+            family: match frame.ethertype() {
+                ETHERTYPE_IPV4 => FAMILY_V4,
+                ETHERTYPE_IPV6 => FAMILY_V6,
+                _ => 0,
+            },
+            protocol: 0,
+            hop_limit: 0,
+            piece: Piece::Whole,
+            fragment_protocol: 0,
+            fragment_id: 0,
+            length: frame.length(),
+            transport_at: 0,
+            transport: Transport::None,
+            source: [0; 16],
+            destination: [0; 16],
+        }
+    }
+
+    /// Reads a frame into a packet that is [`Packet::unread`]. After an error the fields
+    /// hold what was read before it, for the record of the drop.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::NotIp`], [`Reason::Malformed`], [`Reason::ExtensionHeaders`] or
+    /// [`Reason::SourceRoute`].
+    #[inline(always)]
+    pub fn read(&mut self, frame: &impl Frame) -> Result<(), Reason> {
+        match self.family {
+            FAMILY_V4 => ipv4::read(frame, self),
+            FAMILY_V6 => ipv6::read(frame, self),
+            _ => Err(Reason::NotIp),
+        }
+    }
+
+    /// Whether the frame can be UDP, by the first header only; sets
+    /// [`Packet::protocol`] and [`Packet::length`] where that header tells them. This is
+    /// all that is read of most frames of a pod that nothing isolates.
+    #[inline(always)]
+    pub fn may_be_udp(&mut self, frame: &impl Frame) -> bool {
+        match self.family {
+            FAMILY_V4 => ipv4::may_be_udp(frame, self),
+            FAMILY_V6 => ipv6::may_be_udp(frame, self),
+            _ => false,
+        }
+    }
+
+    /// Source port, or 0.
+    pub fn source_port(&self) -> u16 {
+        match self.transport {
+            Transport::Tcp { source, .. }
+            | Transport::Udp { source, .. }
+            | Transport::Sctp { source, .. } => source,
+            Transport::None | Transport::Icmp { .. } => 0,
+        }
+    }
+
+    /// Destination port, or 0.
+    pub fn destination_port(&self) -> u16 {
+        match self.transport {
+            Transport::Tcp { destination, .. }
+            | Transport::Udp { destination, .. }
+            | Transport::Sctp { destination, .. } => destination,
+            Transport::None | Transport::Icmp { .. } => 0,
+        }
+    }
+
+    /// TCP flags, or 0.
+    pub fn tcp_flags(&self) -> u8 {
+        match self.transport {
+            Transport::Tcp { flags, .. } => flags.unwrap_or(0),
+            Transport::None
+            | Transport::Udp { .. }
+            | Transport::Sctp { .. }
+            | Transport::Icmp { .. } => 0,
+        }
+    }
+}
+
+/// Protocols that have ports (S46).
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP)
+}

@@ -1,0 +1,240 @@
+//! The maps, and the traits of `egress_common::tables` over them.
+//!
+//! Names and layouts are DESIGN.md's and `egress_common::abi`'s. The sizes are defaults; the
+//! loader may override them (`EbpfLoader::map_max_entries`), inner maps may have any size.
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{
+    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
+};
+use aya_ebpf::macros::btf_map;
+use egress_common::abi::{
+    Address, Config, Counter, CounterKey, Endpoint, EventBudget, FAMILY_V4, FRONTEND_ALLOW, Flow,
+    FlowKey, Fragment, FragmentKey, FrontendKey, HookKey, PORTS_FIXED_BITS, PortsData,
+    RulesetClass, RulesetFrontend,
+};
+use egress_common::event::Record;
+use egress_common::tables::{State, Tables};
+use zerocopy::network_endian::{U16, U32, U64};
+
+use crate::clock;
+
+/// Endpoints a node can have: its slots.
+const SLOTS: usize = 4096;
+/// Rulesets that can exist at once.
+const RULESETS: usize = 4096;
+const NO_PREALLOC: usize = 1;
+const _: () = assert!(BPF_F_NO_PREALLOC == 1);
+
+#[btf_map]
+static ENDPOINTS: HashMap<HookKey, Endpoint, SLOTS> = HashMap::new();
+
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+
+#[btf_map]
+static PEERS: HashMap<Address, U32, 262_144, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+static RULESET_CLASSES: HashMap<RulesetClass, U32, 262_144, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+static PORTS: LpmTrie<PortsData, u8, 262_144> = LpmTrie::new();
+
+#[btf_map]
+static RULESET_CIDRS_V4: ArrayOfMaps<LpmTrie<[u8; 4], U32, 1024>, RULESETS> = ArrayOfMaps::new();
+
+#[btf_map]
+static RULESET_CIDRS_V6: ArrayOfMaps<LpmTrie<[u8; 16], U32, 1024>, RULESETS> = ArrayOfMaps::new();
+
+/// Content address of the ruleset in each slot. No program reads it: it tells a new agent which
+/// rulesets it need not build again.
+#[btf_map]
+static RULESET_KEYS: Array<[u8; 32], RULESETS> = Array::new();
+
+#[btf_map]
+static FRONTENDS: HashMap<FrontendKey, U32, 65_536, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+static RULESET_FRONTENDS: HashMap<RulesetFrontend, U32, 262_144, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+static FLOWS: LruHashMap<FlowKey, Flow, 262_144> = LruHashMap::new();
+
+#[btf_map]
+static INBOUND: ArrayOfMaps<LruHashMap<FlowKey, Flow, 4096>, SLOTS> = ArrayOfMaps::new();
+
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 8192> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuHashMap<CounterKey, Counter, 16_384> = PerCpuHashMap::new();
+
+#[btf_map]
+pub(crate) static ALLOWED: PerCpuArray<Counter, { 2 * SLOTS }> = PerCpuArray::new();
+
+/// 1 MiB: 14,563 records of 64 bytes with their headers.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Record, { 1 << 20 }> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static EVENT_BUDGET: Array<EventBudget, SLOTS> = Array::new();
+
+#[btf_map]
+pub(crate) static EVENTS_LOST: PerCpuArray<u64, 2> = PerCpuArray::new();
+
+/// All of them.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn peer(&self, address: &Address) -> Option<u32> {
+        // SAFETY: nothing in a program writes PEERS, and the value is copied at once; a slot that
+        // the agent reuses meanwhile reads as the old class or the new one.
+        unsafe { PEERS.get(address) }.map(|class| class.get())
+    }
+
+    #[inline(always)]
+    fn class_ports(&self, ruleset: u32, class: u32) -> Option<u32> {
+        let key = RulesetClass {
+            ruleset: U32::new(ruleset),
+            class: U32::new(class),
+        };
+        // SAFETY: as in `peer`.
+        unsafe { RULESET_CLASSES.get(key) }.map(|ports| ports.get())
+    }
+
+    #[inline(always)]
+    fn cidr_ports(&self, ruleset: u32, address: &Address) -> Option<u32> {
+        let ports = if address.family == FAMILY_V4 {
+            RULESET_CIDRS_V4
+                .get(ruleset)?
+                .get(&Key::new(32, address.v4_octets()))?
+        } else {
+            RULESET_CIDRS_V6
+                .get(ruleset)?
+                .get(&Key::new(128, address.bytes))?
+        };
+        Some(ports.get())
+    }
+
+    #[inline(always)]
+    fn ports_contain(&self, ports: u32, protocol: u8, port: u16) -> bool {
+        let data = PortsData {
+            ports: U32::new(ports),
+            protocol,
+            port: U16::new(port),
+        };
+        PORTS.get(&Key::new(PORTS_FIXED_BITS + 16, data)).is_some()
+    }
+
+    #[inline(always)]
+    fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        // SAFETY: as in `peer`.
+        unsafe { FRONTENDS.get(key) }.map(|frontend| frontend.get())
+    }
+
+    #[inline(always)]
+    fn frontend_allowed(&self, ruleset: u32, frontend: u32) -> bool {
+        let key = RulesetFrontend {
+            ruleset: U32::new(ruleset),
+            frontend: U32::new(frontend),
+        };
+        // SAFETY: as in `peer`.
+        unsafe { RULESET_FRONTENDS.get(key) }.is_some_and(|verdict| verdict.get() == FRONTEND_ALLOW)
+    }
+}
+
+impl State for Maps {
+    #[inline(always)]
+    fn endpoint(&self, hook: u64) -> Option<&Endpoint> {
+        let key = HookKey {
+            hook: U64::new(hook),
+        };
+        // SAFETY: no program writes ENDPOINTS.
+        unsafe { ENDPOINTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn config(&self) -> Config {
+        CONFIG.get(0).copied().unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        clock::seconds()
+    }
+
+    #[inline(always)]
+    fn outbound(&self, key: &FlowKey) -> Option<Flow> {
+        // SAFETY: the value is copied before anything is inserted.
+        unsafe { FLOWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_outbound(&self, key: &FlowKey, flow: &Flow) {
+        // A failure costs another decision, see the trait.
+        let _failed = FLOWS.insert(key, flow, 0).is_err();
+    }
+
+    #[inline(always)]
+    fn inbound(&self, key: &FlowKey) -> Option<Flow> {
+        let table = INBOUND.get(u32::from(key.slot.get()))?;
+        // SAFETY: the value is copied before anything is inserted.
+        unsafe { table.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_inbound(&self, key: &FlowKey, flow: &Flow) {
+        if let Some(table) = INBOUND.get(u32::from(key.slot.get())) {
+            let _failed = table.insert(key, flow, 0).is_err();
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: the value is copied before anything is inserted.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        let _failed = FRAGMENTS.insert(key, fragment, 0).is_err();
+    }
+}
+
+/// Adds to this CPU's counter of a drop.
+#[inline(always)]
+pub(crate) fn count_drop(key: CounterKey, packets: u64, bytes: u64) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(key) {
+        add(counter, packets, bytes);
+    } else {
+        // Another CPU may have made the entry meanwhile; then this one's part of it is there.
+        let counter = Counter { packets, bytes };
+        if COUNTERS
+            .insert(key, counter, u64::from(BPF_NOEXIST))
+            .is_err()
+            && let Some(counter) = COUNTERS.get_ptr_mut(key)
+        {
+            add(counter, packets, bytes);
+        }
+    }
+}
+
+/// Adds to this CPU's counter of passes.
+#[inline(always)]
+pub(crate) fn count_pass(index: u32, packets: u64, bytes: u64) {
+    if let Some(counter) = ALLOWED.get_ptr_mut(index) {
+        add(counter, packets, bytes);
+    }
+}
+
+#[inline(always)]
+fn add(counter: *mut Counter, packets: u64, bytes: u64) {
+    // SAFETY: the pointer is this CPU's value, which no other CPU and no other program on this
+    // CPU touches while this one runs with bottom halves off.
+    let counter = unsafe { &mut *counter };
+    counter.packets += packets;
+    counter.bytes += bytes;
+}

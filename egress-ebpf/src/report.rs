@@ -1,0 +1,119 @@
+//! Counters and events.
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::generated::bpf_ringbuf_query;
+use egress_common::abi::{EVENTS_LOST_BUDGET, EVENTS_LOST_FULL, Endpoint};
+use egress_common::event::Record;
+use egress_common::hook::Outcome;
+use egress_common::packet::Frame;
+use egress_common::tables::State;
+
+use crate::clock;
+use crate::maps::{EVENT_BUDGET, EVENTS, EVENTS_LOST, Maps, count_drop, count_pass};
+use crate::skb::Skb;
+
+/// The reader is woken when another 32 KiB wait for it: a wake-up costs ten times the event
+/// (1,450 ns), so below that the reader looks by its own timer.
+const WAKEUP_BYTES: u64 = 32 << 10;
+/// What one record takes of the ring buffer, with the kernel's header.
+const RECORD_BYTES: u64 = 64 + 8;
+
+/// Counts the frame, and tells of a drop.
+#[inline(always)]
+pub(crate) fn count(frame: &Skb, outcome: &Outcome<'_>) {
+    if let Some(index) = outcome.allowed() {
+        count_pass(
+            index,
+            segments(frame, outcome),
+            u64::from(outcome.packet.length),
+        );
+    } else if let (Some(key), Some(endpoint)) = (outcome.counter(), outcome.endpoint) {
+        count_drop(
+            key,
+            segments(frame, outcome),
+            u64::from(outcome.packet.length),
+        );
+        tell(frame, outcome, endpoint);
+    }
+}
+
+#[inline(always)]
+fn segments(frame: &Skb, outcome: &Outcome<'_>) -> u64 {
+    frame.segments(
+        outcome
+            .packet
+            .length
+            .saturating_sub(outcome.packet.transport_at),
+    )
+}
+
+/// Sends the record of a drop, unless the endpoint has sent its share of this second.
+#[inline(always)]
+fn tell(frame: &Skb, outcome: &Outcome<'_>, endpoint: &Endpoint) {
+    let limit = Maps.config().events_per_second.get();
+    if limit == 0 {
+        return;
+    }
+    if !within_budget(u32::from(endpoint.slot.get()), limit) {
+        lose(EVENTS_LOST_BUDGET);
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        lose(EVENTS_LOST_FULL);
+        return;
+    };
+    let record = outcome.record(
+        endpoint,
+        frame.ifindex(),
+        frame.ethertype(),
+        clock::nanoseconds(),
+    );
+    entry.write(record);
+    entry.submit(wakeup());
+}
+
+#[inline(always)]
+fn within_budget(slot: u32, limit: u32) -> bool {
+    let Some(budget) = EVENT_BUDGET.get_ptr_mut(slot) else {
+        return false;
+    };
+    // SAFETY: the pointer is a map value. CPUs race for it; what they can lose is a few counts, and
+    // a few more events than the budget are sent.
+    let budget = unsafe { &mut *budget };
+    let now = clock::seconds();
+    if budget.second != now {
+        budget.second = now;
+        budget.sent = 0;
+    }
+    if budget.sent >= limit {
+        return false;
+    }
+    budget.sent += 1;
+    true
+}
+
+#[inline(always)]
+fn lose(index: u32) {
+    if let Some(lost) = EVENTS_LOST.get_ptr_mut(index) {
+        // SAFETY: the pointer is this CPU's value.
+        unsafe { *lost += 1 };
+    }
+}
+
+/// Wakes the reader each time that another [`WAKEUP_BYTES`] wait.
+#[inline(always)]
+fn wakeup() -> u64 {
+    const { assert!(size_of::<Record>() == 64) };
+    // SAFETY: EVENTS is a ring buffer; the query reads its positions only.
+    let waiting = unsafe {
+        bpf_ringbuf_query(
+            core::ptr::from_ref(&EVENTS).cast_mut().cast(),
+            u64::from(BPF_RB_AVAIL_DATA),
+        )
+    };
+    if waiting >= WAKEUP_BYTES && waiting % WAKEUP_BYTES < RECORD_BYTES {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}
