@@ -4,6 +4,7 @@
 //! * [`attribution`]: which pod a small number in a kernel table stands for.
 //! * [`answer`], [`query`]: what `check` and `explain` are asked and say.
 //! * [`cli`]: a file per subcommand.
+//! * [`datapath`]: the kernel side: programs, hooks, tables.
 //! * [`drops`]: drops as people and programs read them.
 //! * [`logging`]: where the log goes.
 //! * [`metrics`]: the Prometheus text.
@@ -13,9 +14,11 @@
 
 pub mod answer;
 pub mod attribution;
+pub mod datapath;
 pub mod drops;
 pub mod logging;
 pub mod metrics;
+pub mod pods;
 pub mod query;
 pub mod serve;
 pub mod status;

@@ -283,7 +283,7 @@ impl Image {
                 .map(|set| match set {
                     PortSet::Everything => Some(PORTS_EVERYTHING),
                     set if set.is_nothing() => Some(PORTS_NOTHING),
-                    set => ids.get(set).copied(),
+                    set @ PortSet::Ranges(_) => ids.get(set).copied(),
                 })
                 .collect();
             match sets {

@@ -753,16 +753,15 @@ impl<'a> Draft<'a> {
                     (None, None) => RULESET_DENY,
                 },
             };
-            let slot = match had {
-                Some(had) => had.slot.get(),
-                None => {
-                    let Some(slot) = slots.take() else {
-                        self.endpoints_lost += 1;
-                        continue;
-                    };
-                    opens.push(Step::OpenSlot { slot });
-                    slot
-                }
+            let slot = if let Some(had) = had {
+                had.slot.get()
+            } else {
+                let Some(slot) = slots.take() else {
+                    self.endpoints_lost += 1;
+                    continue;
+                };
+                opens.push(Step::OpenSlot { slot });
+                slot
             };
             let value = endpoint(desired, ruleset, slot, generation);
             let same = had.is_some_and(|had| {

@@ -257,3 +257,114 @@ fn within<'a, T>(
         .take_while(move |(name, _)| name.namespace == namespace)
         .map(|(_, object)| object)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{name, object, pod_value, policy_value, slice_value, store, with};
+
+    fn key(kind: Kind, text: &str) -> Key {
+        Key {
+            kind,
+            name: name(text),
+        }
+    }
+
+    #[test]
+    fn an_equal_object_changes_nothing() {
+        let pod = object(&pod_value("x/a", &["10.0.0.1"], &json!({})));
+        let mut store = Store::default();
+        assert_eq!(store.apply(Event::Applied(pod.clone())), Changed::Yes);
+        assert_eq!(store.apply(Event::Applied(pod)), Changed::No);
+        let relabelled = object(&pod_value("x/a", &["10.0.0.1"], &json!({"a": "b"})));
+        assert_eq!(store.apply(Event::Applied(relabelled)), Changed::Yes, "S27");
+    }
+
+    #[test]
+    fn deleting_what_is_not_there_changes_nothing() {
+        let mut store = store(&[pod_value("x/a", &["10.0.0.1"], &json!({}))]);
+        assert_eq!(
+            store.apply(Event::Deleted(key(Kind::Pod, "x/b"))),
+            Changed::No
+        );
+        assert_eq!(
+            store.apply(Event::Deleted(key(Kind::Service, "x/a"))),
+            Changed::No
+        );
+        assert_eq!(
+            store.apply(Event::Deleted(key(Kind::Pod, "x/a"))),
+            Changed::Yes
+        );
+        assert_eq!(store, Store::default(), "no index remembers it");
+    }
+
+    #[test]
+    fn every_kind_comes_and_goes() {
+        let named = |api: &str, kind: &str| json!({"apiVersion": api, "kind": kind, "metadata": {"name": "a", "namespace": "x"}});
+        let placeless = with(
+            policy_value("x/b", &json!({})),
+            "/metadata/namespace",
+            json!(1),
+        );
+        for value in [
+            named("networking.k8s.io/v1", "NetworkPolicy"),
+            named("v1", "Namespace"),
+            named("v1", "Pod"),
+            named("v1", "Service"),
+            named("discovery.k8s.io/v1", "EndpointSlice"),
+            named("v1", "Node"),
+            placeless,
+        ] {
+            let object = object(&value);
+            let mut store = Store::default();
+            assert_eq!(store.apply(Event::Applied(object.clone())), Changed::Yes);
+            assert_ne!(store, Store::default());
+            assert_eq!(store.apply(Event::Deleted(object.key())), Changed::Yes);
+            assert_eq!(store, Store::default(), "{value}");
+        }
+    }
+
+    #[test]
+    fn indexes_follow_a_replaced_object() {
+        let slice = slice_value("x/s", &json!([]), &json!([]));
+        let moved = with(
+            slice.clone(),
+            "/metadata/labels",
+            json!({"kubernetes.io/service-name": "t"}),
+        );
+        let store = store(&[
+            pod_value("x/a", &["10.0.0.1"], &json!({})),
+            pod_value("x/a", &["10.0.0.2"], &json!({})),
+            slice,
+            moved,
+        ]);
+        assert_eq!(
+            store
+                .pod_addresses()
+                .map(|ip| ip.to_string())
+                .collect::<Vec<_>>(),
+            ["10.0.0.2"]
+        );
+        assert_eq!(store.slices_of(&name("x/s")).count(), 0);
+        assert_eq!(store.slices_of(&name("x/t")).count(), 1);
+    }
+
+    #[test]
+    fn a_namespace_is_found_whole_and_alone() {
+        let values: Vec<Value> = ["a/z", "ab/a", "b/a", "b/b", "b-c/a", "c/a"]
+            .map(|at| pod_value(at, &[], &json!({})))
+            .into();
+        let store = store(&values);
+        let of = |namespace| {
+            store
+                .pods_in(namespace)
+                .map(|pod| pod.name.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("b"), ["b/a", "b/b"]);
+        assert_eq!(of("a"), ["a/z"]);
+        assert_eq!(of(""), Vec::<String>::new());
+    }
+}

@@ -136,3 +136,296 @@ pub fn workload_name(pod: &Pod) -> String {
     });
     deployment.map_or_else(|| owner.clone(), |name| format!("Deployment/{name}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{
+        name, namespace_value, pod, pod_value, policy, policy_value, store, with,
+    };
+    use crate::policy::Peers;
+
+    fn isolates(policies: &[Value], pod_value: &Value) -> Vec<String> {
+        let store = store(policies);
+        isolating(&store, &pod(pod_value))
+            .iter()
+            .map(|policy| policy.name.to_string())
+            .collect()
+    }
+
+    fn web() -> Value {
+        pod_value("x/a", &["10.0.0.1"], &json!({"app": "web"}))
+    }
+
+    #[test]
+    fn a_pod_is_isolated_by_egress_policies_of_its_namespace_that_select_it_s1_s2_s8() {
+        let select = |value: &str, types: &[&str]| json!({"podSelector": {"matchLabels": {"app": value}}, "policyTypes": types});
+        let policies = [
+            policy_value("x/own", &select("web", &["Egress"])),
+            policy_value("x/both", &select("web", &["Egress", "Ingress"])),
+            policy_value("x/ingress", &select("web", &["Ingress"])),
+            policy_value("x/other-pods", &select("db", &["Egress"])),
+            policy_value("y/other-namespace", &select("web", &["Egress"])),
+        ];
+        assert_eq!(isolates(&policies, &web()), ["x/both", "x/own"]);
+        assert_eq!(isolates(&[], &web()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn pods_before_policies_are_as_policies_before_pods_s9() {
+        let policy = policy_value("x/p", &json!({"policyTypes": ["Egress"]}));
+        let one = store(&[policy.clone(), web()]);
+        let other = store(&[web(), policy]);
+        assert_eq!(one, other);
+        let found = one.pod(&name("x/a")).map(|pod| isolating(&one, pod).len());
+        assert_eq!(found, Some(1));
+    }
+
+    #[test]
+    fn a_policy_whose_selector_does_not_compile_isolates_its_namespace_s91() {
+        let bad =
+            json!({"podSelector": {"matchLabels": {"app": "no no"}}, "policyTypes": ["Egress"]});
+        let policies = [policy_value("x/bad", &bad)];
+        assert_eq!(isolates(&policies, &web()), ["x/bad"]);
+        assert_eq!(
+            isolates(&policies, &pod_value("y/a", &[], &json!({}))),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_policy_of_an_unknown_namespace_isolates_in_every_one() {
+        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+        let policies = [with(
+            policy_value("x/p", &spec),
+            "/metadata/namespace",
+            json!(5),
+        )];
+        assert_eq!(isolates(&policies, &web()), ["<unknown>/p"]);
+        assert_eq!(
+            isolates(&policies, &pod_value("y/a", &[], &json!({"app": "db"}))),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn an_unreadable_pod_is_closed_and_every_policy_may_select_it() {
+        let broken = with(web(), "/metadata/labels", json!(5));
+        assert_eq!(subject(&pod(&broken)), SubjectKind::Unreadable);
+        let policies = [
+            policy_value(
+                "x/p",
+                &json!({"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Egress"]}),
+            ),
+            policy_value("x/ingress", &json!({})),
+        ];
+        assert_eq!(isolates(&policies, &broken), ["x/p"]);
+    }
+
+    #[test]
+    fn subjects_are_told_apart_s59_s62_s63_s87_s88() {
+        assert_eq!(subject(&pod(&web())), SubjectKind::Enforced);
+        let terminating = with(
+            web(),
+            "/metadata/deletionTimestamp",
+            json!("2024-01-01T00:00:00Z"),
+        );
+        assert_eq!(subject(&pod(&terminating)), SubjectKind::Enforced);
+        let host = with(web(), "/spec/hostNetwork", json!(true));
+        assert_eq!(subject(&pod(&host)), SubjectKind::HostNetwork);
+        for phase in ["Succeeded", "Failed"] {
+            assert_eq!(
+                subject(&pod(&with(host.clone(), "/status/phase", json!(phase)))),
+                SubjectKind::Finished
+            );
+        }
+    }
+
+    /// Whether a peer of a policy of namespace x means a pod.
+    fn meets(peer: Value, pod_value: &Value, namespaces: &[Value]) -> bool {
+        let policy = policy(&policy_value("x/p", &json!({"egress": [{"to": [peer]}]})));
+        let Egress::Isolated(rules) = policy.egress else {
+            return false;
+        };
+        let store = store(namespaces);
+        rules.iter().any(|rule| match &rule.to {
+            Peers::Any => true,
+            Peers::Only(peers) => peers
+                .iter()
+                .any(|peer| peer_matches(&store, peer, &pod(pod_value))),
+        })
+    }
+
+    #[test]
+    fn peers_mean_pods_by_label_and_place_s19_s20_s21_s22_s25() {
+        let namespaces = [
+            namespace_value("x", &json!({})),
+            namespace_value("y", &json!({"team": "b"})),
+        ];
+        let theirs = pod_value("y/a", &[], &json!({"app": "web"}));
+        let db = pod_value("y/db", &[], &json!({}));
+        let web_here = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+        assert!(meets(web_here.clone(), &web(), &namespaces));
+        assert!(!meets(web_here, &theirs, &namespaces), "S19");
+        let all_of_b = json!({"namespaceSelector": {"matchLabels": {"team": "b"}}});
+        assert!(
+            meets(all_of_b.clone(), &theirs, &namespaces)
+                && meets(all_of_b.clone(), &db, &namespaces),
+            "S20"
+        );
+        assert!(!meets(all_of_b, &web(), &namespaces));
+        let both = json!({"namespaceSelector": {"matchLabels": {"team": "b"}}, "podSelector": {"matchLabels": {"app": "web"}}});
+        assert!(
+            meets(both.clone(), &theirs, &namespaces) && !meets(both, &db, &namespaces),
+            "S21"
+        );
+        assert!(
+            meets(json!({"podSelector": {}}), &web(), &namespaces),
+            "S22"
+        );
+        assert!(
+            meets(json!({"namespaceSelector": {}}), &db, &namespaces),
+            "S22"
+        );
+        let by_name = json!({"namespaceSelector": {"matchExpressions": [
+            {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["x"]},
+        ]}});
+        assert!(
+            meets(by_name.clone(), &db, &namespaces) && !meets(by_name, &web(), &namespaces),
+            "S24, S25"
+        );
+        assert!(!meets(
+            json!({"ipBlock": {"cidr": "0.0.0.0/0"}}),
+            &web(),
+            &namespaces
+        ));
+    }
+
+    #[test]
+    fn a_namespace_not_seen_or_not_readable_matches_no_selector_s66_s90() {
+        let any = || json!({"namespaceSelector": {}});
+        let none = || json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}});
+        let broken = [namespace_value("x", &json!(5))];
+        for peer in [any(), none()] {
+            assert!(!meets(peer.clone(), &web(), &[]));
+            assert!(!meets(peer, &web(), &broken));
+        }
+        assert!(
+            meets(json!({"podSelector": {}}), &web(), &[]),
+            "its own namespace needs no object"
+        );
+    }
+
+    fn owner(values: &[Value]) -> Option<String> {
+        let store = store(values);
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let all = peers(&store);
+        assert_eq!(all.get(&address).copied(), peer_at(&store, address));
+        all.get(&address).map(|pod| pod.name.to_string())
+    }
+
+    fn claim(at: &str, phase: &str, created: &str, uid: &str) -> Value {
+        let value = pod_value(at, &["10.0.0.1", "fd00::1"], &json!({}));
+        let value = with(value, "/status/phase", json!(phase));
+        let value = with(value, "/metadata/creationTimestamp", json!(created));
+        with(value, "/metadata/uid", json!(uid))
+    }
+
+    #[test]
+    fn pods_on_the_host_network_and_finished_ones_own_no_address_s60_s61_s62() {
+        assert_eq!(owner(&[web()]), Some("x/a".to_owned()));
+        assert_eq!(
+            owner(&[with(web(), "/spec/hostNetwork", json!(true))]),
+            None
+        );
+        assert_eq!(
+            owner(&[with(web(), "/status/phase", json!("Failed"))]),
+            None
+        );
+        let reused = [
+            claim("x/old", "Succeeded", "2025-01-01T00:00:00Z", "z"),
+            claim("x/new", "Pending", "2024-01-01T00:00:00Z", "a"),
+        ];
+        assert_eq!(owner(&reused), Some("x/new".to_owned()));
+    }
+
+    #[test]
+    fn pending_and_terminating_pods_own_their_addresses_s63_s64() {
+        assert_eq!(
+            owner(&[with(web(), "/status/phase", json!("Pending"))]),
+            Some("x/a".to_owned())
+        );
+        let terminating = with(
+            web(),
+            "/metadata/deletionTimestamp",
+            json!("2024-01-01T00:00:00Z"),
+        );
+        assert_eq!(owner(&[terminating]), Some("x/a".to_owned()));
+    }
+
+    #[test]
+    fn of_two_pods_with_one_address_one_owns_it_whatever_the_order_s65_s89() {
+        let old = "2024-01-01T00:00:00Z";
+        let new = "2025-01-01T00:00:00Z";
+        for (winner, loser) in [
+            (
+                claim("x/w", "Running", old, "a"),
+                claim("x/l", "Pending", new, "z"),
+            ),
+            (
+                claim("x/w", "Running", new, "a"),
+                claim("x/l", "Running", old, "z"),
+            ),
+            (
+                claim("x/w", "Pending", new, "a"),
+                claim("x/l", "Pending", old, "z"),
+            ),
+            (
+                claim("x/a", "Running", old, "z"),
+                claim("x/z", "Running", old, "a"),
+            ),
+        ] {
+            let expected = Some(pod(&winner).name.to_string());
+            assert_eq!(owner(&[winner.clone(), loser.clone()]), expected);
+            assert_eq!(owner(&[loser, winner]), expected);
+        }
+    }
+
+    #[test]
+    fn an_unreadable_pod_is_no_peer_and_nobody_else_is_at_its_address() {
+        let broken = with(
+            claim("x/b", "Pending", "2020-01-01T00:00:00Z", ""),
+            "/metadata/labels",
+            json!(1),
+        );
+        assert_eq!(owner(&[broken.clone()]), None);
+        assert_eq!(owner(&[web(), broken]), None);
+    }
+
+    #[test]
+    fn workloads_are_named_by_their_owner() {
+        let owned = |kind: &str, owner: &str, labels: Value| {
+            let references = json!([{"kind": kind, "name": owner, "controller": true}]);
+            workload_name(&pod(&with(
+                pod_value("x/a", &[], &labels),
+                "/metadata/ownerReferences",
+                references,
+            )))
+        };
+        let hash = || json!({"pod-template-hash": "5d4f"});
+        assert_eq!(workload_name(&pod(&web())), "Pod/a");
+        assert_eq!(owned("StatefulSet", "db", json!({})), "StatefulSet/db");
+        assert_eq!(owned("ReplicaSet", "web-5d4f", hash()), "Deployment/web");
+        assert_eq!(
+            owned("ReplicaSet", "web-5d4f", json!({})),
+            "ReplicaSet/web-5d4f"
+        );
+        assert_eq!(
+            owned("ReplicaSet", "web-other", hash()),
+            "ReplicaSet/web-other"
+        );
+        assert_eq!(owned("Job", "web-5d4f", hash()), "Job/web-5d4f");
+    }
+}

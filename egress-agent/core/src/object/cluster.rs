@@ -76,3 +76,62 @@ fn node_address(entry: &Field<'_, '_>) -> Result<Option<IpAddr>, Problem> {
         _ => Ok(address),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "tests")]
+    use serde_json::json;
+
+    use super::*;
+    use crate::fixture::{namespace_value, object};
+    use crate::object::{Labels, Object};
+
+    fn labels(value: &serde_json::Value) -> Option<Labels> {
+        match object(value) {
+            Object::Namespace(namespace) => namespace.labels,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_namespace_always_carries_its_name_as_a_label_s25_s96() {
+        let name = || (NAME_LABEL.to_owned(), "x".to_owned());
+        assert_eq!(
+            labels(&namespace_value("x", &json!(null))),
+            Some(Labels::from([name()]))
+        );
+        let other = json!({NAME_LABEL: "y", "a": "b"});
+        let expected = Labels::from([name(), ("a".to_owned(), "b".to_owned())]);
+        assert_eq!(labels(&namespace_value("x", &other)), Some(expected));
+    }
+
+    #[test]
+    fn labels_that_cannot_be_read_are_none() {
+        assert_eq!(labels(&namespace_value("x", &json!({"a": true}))), None);
+        let read = object(&namespace_value("x", &json!("a=b")));
+        assert_eq!(
+            read.problems().first().map(|p| p.field.as_str()),
+            Some("metadata.labels")
+        );
+    }
+
+    #[test]
+    fn a_node_has_the_addresses_that_are_addresses_s86() {
+        let read = object(&json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "192.0.2.1"}, {"type": "ExternalIP", "address": "2001:db8::1"},
+                {"type": "Hostname", "address": "n.example"}, {"type": "InternalIP", "address": "n"}, {},
+            ]},
+        }));
+        let Object::Node(node) = read else {
+            panic!("a node")
+        };
+        assert_eq!(node.addresses.len(), 2);
+        let fields: Vec<_> = node.problems.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            ["status.addresses[3].address", "status.addresses[4].address"]
+        );
+    }
+}

@@ -147,3 +147,116 @@ fn nodes(a: &Node, b: &Node) -> Node {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "tests")]
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{
+        namespace_value, object, pod_value, policy_value, service_value, slice_value, with,
+    };
+    use crate::policy::Egress;
+
+    /// What stands for both, whichever comes first.
+    fn merged(a: &Value, b: &Value) -> Object {
+        let (a, b) = (object(a), object(b));
+        assert_eq!(a.key(), b.key());
+        let both = a.merge_conflict(&b);
+        assert_eq!(both, b.merge_conflict(&a), "the order matters");
+        assert_eq!(both.key(), a.key());
+        assert!(
+            both.problems()
+                .iter()
+                .any(|problem| problem.field == "metadata.name"),
+            "reported"
+        );
+        both
+    }
+
+    #[test]
+    fn a_policy_isolates_what_either_selects_and_allows_nothing_s96() {
+        let labels =
+            |value: &str| json!({"podSelector": {"matchLabels": {"a": value}}, "egress": [{}]});
+        let Object::Policy(policy) = merged(
+            &policy_value("x/p", &labels("1")),
+            &policy_value("x/p", &labels("2")),
+        ) else {
+            panic!("a policy")
+        };
+        assert!(policy.unreadable);
+        assert_eq!(policy.egress, Egress::Isolated(Vec::new()));
+        let selects = |value: &str| {
+            let labels = [("a".to_owned(), value.to_owned())].into();
+            policy
+                .subject
+                .pods
+                .iter()
+                .any(|selector| selector.matches(&labels))
+        };
+        assert!(selects("1") && selects("2") && !selects("3"));
+    }
+
+    #[test]
+    fn a_pod_is_unreadable_with_the_addresses_of_both_s96() {
+        let host = with(
+            pod_value("x/p", &["10.0.0.2"], &json!({})),
+            "/spec/hostNetwork",
+            json!(true),
+        );
+        let Object::Pod(pod) = merged(&pod_value("x/p", &["10.0.0.1"], &json!({})), &host) else {
+            panic!("a pod")
+        };
+        assert!(pod.unreadable && !pod.host_network);
+        assert_eq!(pod.addresses.len(), 2);
+    }
+
+    #[test]
+    fn a_namespace_has_no_labels_s96() {
+        let Object::Namespace(namespace) = merged(
+            &namespace_value("x", &json!({})),
+            &namespace_value("x", &json!({"a": "b"})),
+        ) else {
+            panic!("a namespace")
+        };
+        assert_eq!(namespace.labels, None);
+    }
+
+    #[test]
+    fn a_service_is_unreadable_at_the_addresses_and_ports_of_both_s96() {
+        let spec = |ip: &str, port: u16| {
+            service_value("x/s", &json!({"clusterIP": ip, "ports": [{"port": port}]}))
+        };
+        let Object::Service(service) = merged(&spec("10.96.0.1", 80), &spec("10.96.0.2", 81))
+        else {
+            panic!("a Service")
+        };
+        assert!(service.unreadable);
+        assert_eq!((service.cluster_ips.len(), service.ports.len()), (2, 2));
+    }
+
+    #[test]
+    fn a_slice_of_two_services_is_one_of_any_s96() {
+        let slice = slice_value("x/s", &json!([]), &json!([]));
+        let other = with(
+            slice.clone(),
+            "/metadata/labels",
+            json!({"kubernetes.io/service-name": "t"}),
+        );
+        let Object::EndpointSlice(both) = merged(&slice, &other) else {
+            panic!("a slice")
+        };
+        assert!(both.unreadable && both.service.is_empty());
+    }
+
+    #[test]
+    fn three_objects_of_one_name_fold() {
+        let of = |value: &str| object(&namespace_value("x", &json!({"a": value})));
+        let (a, b, c) = (of("1"), of("2"), of("3"));
+        assert_eq!(
+            a.merge_conflict(&b).merge_conflict(&c),
+            c.merge_conflict(&a).merge_conflict(&b)
+        );
+    }
+}

@@ -214,3 +214,208 @@ fn address(field: &Field<'_, '_>) -> Result<Option<IpAddr>, Problem> {
             .ok_or_else(|| field.problem(format!("{text:?} is not an IP address"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{pod, pod_value, with};
+    use crate::policy::Protocol::{Sctp, Tcp, Udp};
+
+    fn value() -> Value {
+        pod_value("x/a", &["10.0.0.1"], &json!({"app": "web"}))
+    }
+
+    fn addresses(status: Value) -> Vec<String> {
+        let read = pod(&with(value(), "/status", status));
+        read.addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn both_fields_give_addresses_of_both_families_s28() {
+        assert_eq!(addresses(json!({"podIP": "10.0.0.1"})), ["10.0.0.1"]);
+        assert_eq!(
+            addresses(
+                json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]})
+            ),
+            ["10.0.0.1", "fd00::1"]
+        );
+        assert_eq!(
+            addresses(json!({"podIP": "", "podIPs": []})),
+            Vec::<String>::new()
+        );
+        assert_eq!(addresses(Value::Null), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_read_is_reported_and_left_out() {
+        let read = pod(&with(
+            value(),
+            "/status/podIPs",
+            json!([{"ip": "10.0.0.x"}, {"ip": "10.0.0.2"}, {"ip": 7}]),
+        ));
+        assert_eq!(read.addresses.len(), 1);
+        assert!(!read.unreadable);
+        let fields: Vec<_> = read.problems.iter().map(|p| p.field.as_str()).collect();
+        assert_eq!(fields, ["status.podIPs[0].ip", "status.podIPs[2].ip"]);
+    }
+
+    #[test]
+    fn phases_are_three_s62_s64() {
+        let phase = |text: Value| pod(&with(value(), "/status/phase", text)).phase;
+        assert_eq!(phase(json!("Running")), Phase::Running);
+        assert_eq!(phase(json!("Succeeded")), Phase::Finished);
+        assert_eq!(phase(json!("Failed")), Phase::Finished);
+        for other in [json!("Pending"), json!("Unknown"), json!(null)] {
+            assert_eq!(phase(other), Phase::Other);
+        }
+    }
+
+    #[test]
+    fn named_ports_are_those_of_containers_and_sidecars_s37_s43_s44() {
+        let read = pod(&with(
+            value(),
+            "/spec",
+            json!({
+                "containers": [
+                    {"ports": [{"name": "web", "containerPort": 80}, {"containerPort": 81}]},
+                    {"ports": [{"name": "web", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]},
+                    {},
+                ],
+                "initContainers": [
+                    {"restartPolicy": "Always", "ports": [{"name": "mesh", "containerPort": 15001, "protocol": "SCTP"}]},
+                    {"ports": [{"name": "setup", "containerPort": 1}]},
+                ],
+            }),
+        ));
+        let expected = NamedPorts::from([
+            ((Tcp, "web".to_owned()), [80, 8080].into()),
+            ((Udp, "dns".to_owned()), [53].into()),
+            ((Sctp, "mesh".to_owned()), [15001].into()),
+        ]);
+        assert_eq!((read.ports, read.problems), (expected, vec![]));
+    }
+
+    #[test]
+    fn a_named_port_that_cannot_be_read_is_left_out_s92() {
+        let read = pod(&with(
+            value(),
+            "/spec/containers",
+            json!([{"ports": [
+            {"name": "80", "containerPort": 80},
+            {"name": "a", "containerPort": 0},
+            {"name": "b", "containerPort": 1, "protocol": "tcp"},
+            {"name": "c"},
+            {"name": "ok", "containerPort": 2},
+        ]}, {"ports": 5}, 7]),
+        ));
+        assert_eq!(
+            read.ports,
+            NamedPorts::from([((Tcp, "ok".to_owned()), [2].into())])
+        );
+        let fields: Vec<_> = read
+            .problems
+            .iter()
+            .map(|p| p.field.trim_start_matches("spec.containers"))
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "[0].ports[0].name",
+                "[0].ports[1].containerPort",
+                "[0].ports[2].protocol",
+                "[0].ports[3].containerPort",
+                "[1].ports",
+                "[2]",
+            ]
+        );
+        assert!(!read.unreadable);
+    }
+
+    #[test]
+    fn what_decides_who_the_pod_is_makes_it_unreadable() {
+        for (pointer, wrong) in [
+            ("/metadata/labels", json!(["app"])),
+            ("/metadata/labels", json!({"app": 1})),
+            ("/metadata/labels", json!({"app": null})),
+            (
+                "/metadata/annotations",
+                json!({"egress-agent.dev/netns": 1}),
+            ),
+            ("/spec", json!("text")),
+            ("/spec/hostNetwork", json!("true")),
+            ("/spec/nodeName", json!(1)),
+            ("/status", json!([])),
+            ("/status/phase", json!("running")),
+            ("/status/phase", json!(1)),
+        ] {
+            let read = pod(&with(value(), pointer, wrong.clone()));
+            assert!(read.unreadable, "{pointer} {wrong}");
+            assert!(!read.problems.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_rest_of_what_is_known_of_a_pod() {
+        let metadata = json!({
+            "name": "a", "uid": "u1", "creationTimestamp": "2024-05-06T07:08:09Z",
+            "deletionTimestamp": "2024-05-06T07:08:10Z",
+            "annotations": {"egress-agent.dev/netns": "blue", "other": 5},
+            "ownerReferences": [{"kind": "Node", "name": "n"}, {"kind": "ReplicaSet", "name": "a-1", "controller": true}],
+        });
+        let read = pod(&with(
+            with(value(), "/metadata", metadata),
+            "/spec/hostNetwork",
+            json!(true),
+        ));
+        assert_eq!(read.name.namespace, "default", "S96");
+        assert_eq!(
+            (read.uid.as_str(), read.created),
+            ("u1", Some(1_714_979_289))
+        );
+        assert_eq!(
+            (read.netns.as_deref(), read.owner.as_deref()),
+            (Some("blue"), Some("ReplicaSet/a-1"))
+        );
+        assert_eq!(
+            (read.node.as_str(), read.host_network, read.terminating),
+            ("node-1", true, true)
+        );
+        assert_eq!(read.problems, []);
+        let bad_time = pod(&with(
+            value(),
+            "/metadata/creationTimestamp",
+            json!("yesterday"),
+        ));
+        assert_eq!(
+            (
+                bad_time.created,
+                bad_time.unreadable,
+                bad_time.problems.len()
+            ),
+            (None, false, 1)
+        );
+    }
+
+    #[test]
+    fn readiness_is_the_condition_and_pending_is_not_ready_s96() {
+        let ready = |status| pod(&with(value(), "/status", status)).ready;
+        let condition = |status| json!([{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": status}]);
+        assert_eq!(ready(json!({"phase": "Running"})), None);
+        assert_eq!(ready(json!({})), None);
+        assert_eq!(ready(json!({"phase": "Pending"})), Some(false));
+        assert_eq!(
+            ready(json!({"phase": "Running", "conditions": condition("True")})),
+            Some(true)
+        );
+        assert_eq!(
+            ready(json!({"phase": "Running", "conditions": condition("False")})),
+            Some(false)
+        );
+        assert_eq!(
+            ready(json!({"phase": "Running", "conditions": condition("Unknown")})),
+            Some(false)
+        );
+    }
+}

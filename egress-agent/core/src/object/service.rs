@@ -162,3 +162,143 @@ fn ingress(entry: &Field<'_, '_>) -> Result<Option<IpAddr>, Problem> {
         Some(other) => Err(entry.problem(format!("ipMode {other:?} is neither VIP nor Proxy"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{service, service_value, with};
+    use crate::policy::Protocol;
+
+    fn spec(spec: &Value) -> Service {
+        service(&service_value("x/a", spec))
+    }
+
+    fn ips(texts: &[&str]) -> BTreeSet<IpAddr> {
+        texts
+            .iter()
+            .filter_map(|text| cidr::address(text))
+            .collect()
+    }
+
+    #[test]
+    fn both_fields_give_cluster_ips_s69() {
+        let both = spec(&json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd96::1"]}));
+        assert_eq!(both.cluster_ips, ips(&["10.96.0.1", "fd96::1"]));
+        assert!(!both.headless);
+        let pending = spec(&json!({"clusterIP": ""}));
+        assert_eq!((pending.cluster_ips.len(), pending.headless), (0, false));
+        for headless in [
+            json!({"clusterIP": "None"}),
+            json!({"clusterIPs": ["None"]}),
+        ] {
+            let read = spec(&headless);
+            assert_eq!(
+                (read.cluster_ips.len(), read.headless, read.unreadable),
+                (0, true, false)
+            );
+        }
+        assert!(spec(&json!({"type": "ExternalName", "externalName": "a.b"})).external_name);
+    }
+
+    #[test]
+    fn ports_have_defaults_s96() {
+        let read = spec(&json!({"ports": [
+            {"port": 80},
+            {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": "dns", "nodePort": 30053},
+            {"port": 81, "targetPort": 8081, "nodePort": 0},
+        ]}));
+        let port = |name: &str, protocol, port, target, node_port| ServicePort {
+            name: name.to_owned(),
+            protocol,
+            port,
+            target,
+            node_port,
+        };
+        assert_eq!(
+            read.ports,
+            [
+                port("", Protocol::Tcp, 80, TargetPort::Number(80), None),
+                port(
+                    "dns",
+                    Protocol::Udp,
+                    53,
+                    TargetPort::Name("dns".to_owned()),
+                    Some(30053)
+                ),
+                port("", Protocol::Tcp, 81, TargetPort::Number(8081), None),
+            ]
+        );
+        assert_eq!(read.problems, []);
+    }
+
+    #[test]
+    fn only_addresses_that_are_rewritten_here_are_the_balancers_s70_s86() {
+        let ingress = json!([
+            {"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "VIP"}, {"ip": "192.0.2.3", "ipMode": "Proxy"},
+            {"hostname": "lb.example"}, {"ip": ""},
+        ]);
+        let value = service_value("x/a", &json!({"externalIPs": ["192.0.2.9"]}));
+        let read = service(&with(
+            value,
+            "/status",
+            json!({"loadBalancer": {"ingress": ingress}}),
+        ));
+        assert_eq!(read.load_balancer_ips, ips(&["192.0.2.1", "192.0.2.2"]));
+        assert_eq!(read.external_ips, ips(&["192.0.2.9"]));
+        assert_eq!(read.problems, []);
+    }
+
+    #[test]
+    fn traffic_policies_and_the_selector_s84() {
+        let read = spec(&json!({
+            "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Cluster",
+            "selector": {"a": "b"}, "publishNotReadyAddresses": true,
+        }));
+        assert!(read.internal_local && !read.external_local && read.publish_not_ready);
+        assert!(read.selector.is_some());
+        assert_eq!(spec(&json!({"selector": {}})).selector, None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_makes_it_unreadable_and_the_rest_stays() {
+        for (wrong, field) in [
+            (json!({"clusterIP": "10.0.0"}), "spec.clusterIP"),
+            (json!({"clusterIPs": "10.0.0.1"}), "spec.clusterIPs"),
+            (
+                json!({"clusterIPs": ["10.0.0.1", "x"]}),
+                "spec.clusterIPs[1]",
+            ),
+            (json!({"externalIPs": ["x"]}), "spec.externalIPs[0]"),
+            (
+                json!({"ports": [{"port": 80}, {"port": 0}]}),
+                "spec.ports[1].port",
+            ),
+            (
+                json!({"ports": [{"port": 80, "targetPort": 70000}]}),
+                "spec.ports[0].targetPort",
+            ),
+            (
+                json!({"ports": [{"port": 80, "protocol": "tcp"}]}),
+                "spec.ports[0].protocol",
+            ),
+            (json!({"ports": {"port": 80}}), "spec.ports"),
+            (json!({"selector": ["a"]}), "spec.selector"),
+            (
+                json!({"internalTrafficPolicy": "local"}),
+                "spec.internalTrafficPolicy",
+            ),
+        ] {
+            let read = spec(&wrong);
+            assert!(read.unreadable, "{wrong}");
+            assert_eq!(read.problems.first().map(|p| p.field.as_str()), Some(field));
+        }
+        let half = spec(&json!({"clusterIPs": ["10.0.0.1", "x"], "ports": [{"port": 80}, 7]}));
+        assert_eq!(
+            (half.cluster_ips.len(), half.ports.len()),
+            (1, 1),
+            "what is known is denied"
+        );
+    }
+}

@@ -130,3 +130,122 @@ fn port(field: &Field<'_, '_>) -> Result<EndpointPort, Problem> {
         port: field.get("port")?.map(|port| port.port()).transpose()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "tests")]
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fixture::{name, object, slice_value, with};
+    use crate::object::Object;
+    use crate::policy::Protocol;
+
+    fn slice(value: &Value) -> EndpointSlice {
+        match object(value) {
+            Object::EndpointSlice(slice) => slice,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn endpoint(value: &Value) -> ServiceEndpoint {
+        let read = slice(&slice_value("x/a", &json!([value]), &json!([])));
+        match <[ServiceEndpoint; 1]>::try_from(read.endpoints) {
+            Ok([endpoint]) => endpoint,
+            Err(other) => panic!("{other:?} {:?}", read.problems),
+        }
+    }
+
+    #[test]
+    fn conditions_have_their_defaults_s84() {
+        let of = |conditions: Value| {
+            let read = endpoint(&json!({"addresses": ["10.0.0.1"], "conditions": conditions}));
+            (read.ready, read.serving, read.terminating)
+        };
+        assert_eq!(of(json!(null)), (true, true, false));
+        assert_eq!(of(json!({"ready": null})), (true, true, false));
+        assert_eq!(of(json!({"ready": false})), (false, false, false));
+        assert_eq!(
+            of(json!({"ready": false, "serving": true, "terminating": true})),
+            (false, true, true)
+        );
+    }
+
+    #[test]
+    fn an_endpoint_may_be_a_pod_of_some_node() {
+        let read = endpoint(&json!({
+            "addresses": ["10.0.0.1", "10.0.0.2"], "nodeName": "n", "targetRef": {"kind": "Pod", "name": "p"},
+        }));
+        assert_eq!(
+            (read.addresses.len(), read.node.as_deref(), read.pod),
+            (2, Some("n"), Some(name("x/p")))
+        );
+        let other = endpoint(
+            &json!({"addresses": ["10.0.0.1"], "targetRef": {"kind": "Node", "name": "p"}}),
+        );
+        assert_eq!(other.pod, None);
+    }
+
+    #[test]
+    fn ports_may_lack_name_and_number() {
+        let ports = json!([{"port": 80}, {"name": "dns", "protocol": "UDP", "port": null}]);
+        let read = slice(&slice_value("x/a", &json!([]), &ports));
+        assert_eq!(
+            read.ports,
+            [
+                EndpointPort {
+                    name: String::new(),
+                    protocol: Protocol::Tcp,
+                    port: Some(80)
+                },
+                EndpointPort {
+                    name: "dns".to_owned(),
+                    protocol: Protocol::Udp,
+                    port: None
+                },
+            ]
+        );
+        assert_eq!((read.service.as_str(), read.unreadable), ("a", false));
+    }
+
+    #[test]
+    fn names_of_hosts_are_no_endpoints() {
+        let value = slice_value("x/a", &json!([{"addresses": ["a.example"]}]), &json!([]));
+        let read = slice(&with(value, "/addressType", json!("FQDN")));
+        assert!(
+            read.endpoints
+                .iter()
+                .all(|endpoint| endpoint.addresses.is_empty())
+        );
+        assert!(!read.unreadable);
+    }
+
+    #[test]
+    fn what_cannot_be_read_makes_it_unreadable() {
+        let value = || slice_value("x/a", &json!([]), &json!([]));
+        for (pointer, wrong) in [
+            ("/apiVersion", json!("discovery.k8s.io/v1beta1")),
+            ("/metadata/labels", json!({"kubernetes.io/service-name": 1})),
+            ("/addressType", json!("ipv4")),
+            ("/endpoints", json!("none")),
+            ("/endpoints", json!([{"addresses": ["10.0.0"]}])),
+            ("/endpoints", json!([{}])),
+            (
+                "/endpoints",
+                json!([{"addresses": ["10.0.0.1"], "conditions": {"ready": "true"}}]),
+            ),
+            (
+                "/endpoints",
+                json!([{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod"}}]),
+            ),
+            ("/ports", json!([{"port": 0}])),
+            ("/ports", json!([{"port": "http"}])),
+        ] {
+            let read = slice(&with(value(), pointer, wrong.clone()));
+            assert!(
+                read.unreadable && !read.problems.is_empty(),
+                "{pointer} {wrong}"
+            );
+        }
+    }
+}

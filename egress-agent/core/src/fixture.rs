@@ -1,0 +1,110 @@
+//! Objects for tests.
+
+#![expect(clippy::panic, reason = "tests")]
+
+use serde_json::{Value, json};
+
+use crate::object::{Name, Object, Pod, Read, Service, read};
+use crate::policy::Policy;
+use crate::store::{Changed, Event, Store};
+
+/// The object a value is.
+#[track_caller]
+pub(crate) fn object(value: &Value) -> Object {
+    match read(value) {
+        Read::Object(object) => object,
+        other @ (Read::Ignored { .. } | Read::Unusable(_)) => panic!("{value}: {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn pod(value: &Value) -> Pod {
+    match object(value) {
+        Object::Pod(pod) => *pod,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn service(value: &Value) -> Service {
+    match object(value) {
+        Object::Service(service) => *service,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn policy(value: &Value) -> Policy {
+    match object(value) {
+        Object::Policy(policy) => policy,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A store of these objects.
+#[track_caller]
+pub(crate) fn store<'v>(values: impl IntoIterator<Item = &'v Value>) -> Store {
+    let mut store = Store::default();
+    for value in values {
+        let (Changed::Yes | Changed::No) = store.apply(Event::Applied(object(value)));
+    }
+    store
+}
+
+/// `NS/NAME`.
+pub(crate) fn name(text: &str) -> Name {
+    let (namespace, name) = text.split_once('/').unwrap_or(("", text));
+    Name::new(namespace, name)
+}
+
+pub(crate) fn namespace_value(name: &str, labels: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+}
+
+pub(crate) fn policy_value(at: &str, spec: &Value) -> Value {
+    let Name { namespace, name } = name(at);
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": namespace, "name": name}, "spec": spec,
+    })
+}
+
+/// A running pod.
+pub(crate) fn pod_value(at: &str, addresses: &[&str], labels: &Value) -> Value {
+    let Name { namespace, name } = name(at);
+    let addresses: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "spec": {"nodeName": "node-1"},
+        "status": {"phase": "Running", "podIPs": addresses},
+    })
+}
+
+pub(crate) fn service_value(at: &str, spec: &Value) -> Value {
+    let Name { namespace, name } = name(at);
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name}, "spec": spec})
+}
+
+/// A slice of a Service, called like it.
+pub(crate) fn slice_value(service: &str, endpoints: &Value, ports: &Value) -> Value {
+    let Name { namespace, name } = name(service);
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": namespace, "name": format!("{name}-1"), "labels": {"kubernetes.io/service-name": name},
+        },
+        "endpoints": endpoints, "ports": ports,
+    })
+}
+
+/// The value with another one at a JSON pointer, whose parent must be there.
+#[track_caller]
+pub(crate) fn with(mut value: Value, pointer: &str, new: Value) -> Value {
+    let (parent, key) = pointer.rsplit_once('/').unwrap_or_default();
+    match value.pointer_mut(parent) {
+        Some(Value::Object(fields)) => fields.insert(key.to_owned(), new),
+        other => panic!("{pointer}: {other:?}"),
+    };
+    value
+}

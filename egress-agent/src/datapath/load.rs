@@ -1,0 +1,144 @@
+//! Loading the object: over pinned maps, for this kernel's features.
+
+use std::fs;
+
+use aya::maps::MapInfo;
+use aya::programs::{ProgramError, ProgramType, SchedClassifier};
+use aya::sys::is_helper_supported;
+use aya::{Ebpf, EbpfLoader};
+use aya_obj::generated::bpf_func_id;
+use egress_core::plan::Limits;
+
+use super::Sizes;
+use super::bpffs::PinRoot;
+use super::error::SetupError;
+
+/// The kernel programs, built by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
+
+/// Every map, pinned under its name, with the bytes of a key and of a value.
+const MAPS: [(&str, u32, u32); 18] = [
+    ("ALLOWED", 4, 16),
+    ("CONFIG", 4, 12),
+    ("COUNTERS", 8, 16),
+    ("ENDPOINTS", 8, 96),
+    ("EVENTS", 0, 0),
+    ("EVENTS_LOST", 4, 8),
+    ("EVENT_BUDGET", 4, 8),
+    ("FLOWS", 24, 16),
+    ("FRAGMENTS", 40, 4),
+    ("FRONTENDS", 20, 4),
+    ("INBOUND", 4, 4),
+    ("PEERS", 20, 4),
+    ("PORTS", 11, 1),
+    ("RULESET_CIDRS_V4", 4, 4),
+    ("RULESET_CIDRS_V6", 4, 4),
+    ("RULESET_CLASSES", 8, 4),
+    ("RULESET_FRONTENDS", 8, 4),
+    ("RULESET_KEYS", 4, 32),
+];
+
+/// Loads the object. Maps that are pinned are taken over with what they hold and the size they have.
+pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| SetupError::Load {
+        kernel: kernel(),
+        missing: missing_capabilities(),
+        source,
+    };
+    let coarse = is_helper_supported(
+        ProgramType::SchedClassifier,
+        bpf_func_id::BPF_FUNC_ktime_get_coarse_ns,
+    )
+    .unwrap_or_else(|error| {
+        tracing::debug!(%error, "cannot tell whether there is a coarse clock; using the precise one");
+        false
+    });
+    let coarse = u8::from(coarse);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("COARSE_CLOCK", &coarse, true);
+    let mut taken_over = Vec::new();
+    for (map, _, _) in MAPS {
+        let path = pins.map(map);
+        if path.exists() {
+            taken_over.push(map);
+        }
+        loader.map_pin_path(map, path);
+    }
+    for (map, entries) in sizes.maps {
+        loader.map_max_entries(map, *entries);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|e| failed(e.into()))?;
+    for (map, key, value) in MAPS {
+        if taken_over.contains(&map) {
+            check_layout(pins, map, key, value)?;
+        }
+    }
+    for name in ["from_pod", "to_pod"] {
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(name)
+            .ok_or(SetupError::Missing(name))?
+            .try_into()
+            .map_err(|e: ProgramError| failed(e.into()))?;
+        program.load().map_err(|e| failed(e.into()))?;
+    }
+    tracing::debug!(coarse_clock = coarse, maps_taken_over = taken_over.len(), "programs loaded");
+    Ok(ebpf)
+}
+
+/// What the maps hold, as they are: a pinned map keeps the size it was made with.
+pub(super) fn limits(pins: &PinRoot, sizes: &Sizes) -> Result<Limits, SetupError> {
+    let capacity = |map: &'static str| {
+        let info = MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
+        Ok::<u32, SetupError>(info.max_entries())
+    };
+    let entries = |map| capacity(map).map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    Ok(Limits {
+        endpoints: u16::try_from(capacity("ENDPOINTS")?.min(capacity("INBOUND")?)).unwrap_or(u16::MAX),
+        rulesets: capacity("RULESET_KEYS")?,
+        trie: usize::try_from(sizes.trie).unwrap_or(usize::MAX),
+        peers: entries("PEERS")?,
+        classes: entries("RULESET_CLASSES")?,
+        ports: entries("PORTS")?,
+        frontends: entries("FRONTENDS")?,
+        frontend_rulesets: entries("RULESET_FRONTENDS")?,
+    })
+}
+
+/// Version of the running kernel.
+pub(super) fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Those of the needed capabilities that this process does not have.
+pub(super) fn missing_capabilities() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    // Bits of linux/capability.h; CAP_SYS_ADMIN stands for the newer two.
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    let missing: Vec<&str> = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)]
+        .into_iter()
+        .filter(|(_, bit)| !has(*bit) && !(*bit >= 38 && has(21)))
+        .map(|(name, _)| name)
+        .collect();
+    if missing.is_empty() { "none".to_owned() } else { missing.join(", ") }
+}
+
+/// aya opens a pin as whatever the object says it is; the kernel knows better.
+fn check_layout(pins: &PinRoot, map: &'static str, key: u32, value: u32) -> Result<(), SetupError> {
+    let info = MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
+    for (field, found, wanted) in [("key size", info.key_size(), key), ("value size", info.value_size(), value)] {
+        if found != wanted {
+            return Err(SetupError::Layout {
+                map: map.to_owned(),
+                field,
+                found,
+                wanted,
+            });
+        }
+    }
+    Ok(())
+}

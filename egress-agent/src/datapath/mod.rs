@@ -1,0 +1,403 @@
+//! The kernel side of the agent: programs, hooks and tables.
+//!
+//! It carries out the steps of a plan and says how far it got; it decides nothing.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::{MapData, RingBuf};
+use aya::Ebpf;
+use egress_common::abi::{
+    Address, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PORTS_FIRST, RulesetClass, RulesetFrontend,
+};
+use egress_core::image::{Image, Placed, Step};
+use egress_core::plan::Limits;
+use egress_core::ports::PortSet;
+use egress_core::ruleset::RulesetKey;
+use zerocopy::network_endian::U32;
+
+pub use self::bpffs::{PinRoot, remove_all};
+pub use self::error::{ApplyError, AttachError, SetupError, TableError};
+pub use self::links::Technique;
+use self::tables::{CounterTables, Tables, hook_key};
+use crate::metrics::{AllowedCount, DropCount, Kernel, ReadError, Readings};
+use crate::pods::HostInterface;
+use crate::status::MapFill;
+use crate::traffic::Family;
+
+mod bpffs;
+mod error;
+mod links;
+mod load;
+mod sys;
+mod tables;
+
+/// Free slots that hold an empty trie, so that a new ruleset need not wait for a grace period of
+/// the kernel: more than the rulesets that one change usually brings.
+const SPARES: usize = 8;
+
+/// Capacities the operator can set; the others are the object's.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Prefixes of one ruleset and family.
+    pub trie: u32,
+    /// Inbound flows of one endpoint. 104 bytes each, taken when the endpoint is made.
+    pub inbound: u32,
+    /// Entries of maps by name, instead of the object's.
+    pub maps: &'static [(&'static str, u32)],
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            // A trie takes memory by entry, not by capacity: twice the largest policy foreseen.
+            trie: 2 * 1024 * 1024,
+            inbound: 4096,
+            maps: &[],
+        }
+    }
+}
+
+/// The programs and tables of one pin root.
+pub struct Datapath {
+    ebpf: Ebpf,
+    pins: PinRoot,
+    tables: Tables,
+    counters: Arc<Mutex<CounterTables>>,
+    fills: Arc<Mutex<Vec<MapFill>>>,
+    technique: Technique,
+    limits: Limits,
+    image: Image,
+    /// `None` once somebody listens.
+    events: Option<RingBuf<MapData>>,
+}
+
+/// Reads counters, beside whoever writes tables.
+#[derive(Clone)]
+pub struct Reader {
+    counters: Arc<Mutex<CounterTables>>,
+    fills: Arc<Mutex<Vec<MapFill>>>,
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath")
+            .field("pins", &self.pins)
+            .field("technique", &self.technique)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Loads the programs over the pinned maps, or new ones, and reads what they say.
+    pub fn open(pin_root: &Path, sizes: &Sizes) -> Result<Self, SetupError> {
+        let pins = PinRoot::open(pin_root)?;
+        let mut ebpf = load::load(&pins, sizes)?;
+        let limits = load::limits(&pins, sizes)?;
+        let tables = Tables::take(&mut ebpf, sizes.trie, sizes.inbound)?;
+        let counters = Arc::new(Mutex::new(CounterTables::take(&mut ebpf)?));
+        let events = ebpf.take_map("EVENTS").ok_or(SetupError::Missing("EVENTS"))?;
+        let events = RingBuf::try_from(events).map_err(|source| SetupError::Map { map: "EVENTS", source })?;
+        let image = observe(&tables).map_err(|error| SetupError::Load {
+            kernel: load::kernel(),
+            missing: load::missing_capabilities(),
+            source: error.into(),
+        })?;
+        let mut datapath = Self {
+            ebpf,
+            pins,
+            tables,
+            counters,
+            fills: Arc::default(),
+            technique: Technique::Unknown,
+            limits,
+            image,
+            events: Some(events),
+        };
+        datapath.publish_fills();
+        Ok(datapath)
+    }
+
+    /// What the tables say.
+    pub const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Gives rulesets that an earlier agent built their content back.
+    pub fn image_mut(&mut self) -> &mut Image {
+        &mut self.image
+    }
+
+    /// What fits.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// How hooks are attached here.
+    pub const fn technique(&self) -> Technique {
+        self.technique
+    }
+
+    /// The ring of drop records, once.
+    pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.events.take()
+    }
+
+    /// For scrapes.
+    pub fn reader(&self) -> Reader {
+        Reader {
+            counters: Arc::clone(&self.counters),
+            fills: Arc::clone(&self.fills),
+        }
+    }
+
+    /// Carries out steps in order. After an error the tables are as [`Datapath::image`] says: the
+    /// steps before it are done, it and the rest are not.
+    pub fn apply(&mut self, steps: &[Step]) -> Result<(), ApplyError> {
+        let result = steps.iter().enumerate().try_for_each(|(done, step)| {
+            self.carry_out(step).map_err(|source| ApplyError {
+                done,
+                total: steps.len(),
+                step: describe(step),
+                source,
+            })?;
+            self.image.apply(step);
+            Ok(())
+        });
+        self.publish_fills();
+        result
+    }
+
+    /// Makes room for the next rulesets. Waits for grace periods: for idle times.
+    pub fn prepare(&mut self) -> Result<(), TableError> {
+        let first = self.image.next.ruleset.max(1);
+        let taken: Vec<u32> = self.image.rulesets.keys().copied().collect();
+        let free = (first..self.limits.rulesets)
+            .chain(1..first.min(self.limits.rulesets))
+            .filter(move |slot| !taken.contains(slot));
+        self.tables.prepare(free, SPARES)
+    }
+
+    /// Attaches the hooks of an interface, or takes over those that an earlier agent left.
+    pub fn attach(&mut self, interface: &HostInterface) -> Result<(), AttachError> {
+        links::attach(&mut self.ebpf, &self.pins.links(), &mut self.technique, interface)
+    }
+
+    /// Detaches the hooks of an interface.
+    pub fn detach(&mut self, interface: &HostInterface) -> Result<(), AttachError> {
+        links::detach(&self.pins.links(), self.technique, interface)
+    }
+
+    /// Interface indexes whose links are pinned.
+    pub fn pinned_links(&self) -> std::io::Result<Vec<u32>> {
+        links::pinned(&self.pins.links())
+    }
+
+    /// Drops the pins of an interface that is gone.
+    pub fn forget_links(&self, index: u32) -> std::io::Result<()> {
+        links::forget(&self.pins.links(), index)
+    }
+
+    /// Notes flows that are older than an endpoint's hooks. Only for a slot that was just opened.
+    pub fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
+        self.tables.seed_inbound(slot, flows)
+    }
+
+    /// Deletes a slot's counters, and returns what they were.
+    pub fn take_counters(&self, slot: u16) -> Result<Readings, TableError> {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let readings = read(&counters, &[slot])?;
+        counters.clear(slot)?;
+        Ok(readings)
+    }
+
+    fn carry_out(&mut self, step: &Step) -> Result<(), TableError> {
+        let tables = &mut self.tables;
+        match step {
+            Step::SetConfig(config) => tables.set_config(config),
+            Step::AddPorts { id, set } => tables.set_ports(&set.entries(*id)),
+            Step::BuildRuleset { slot, placed } => {
+                if let Some(ruleset) = &placed.ruleset {
+                    tables.build(*slot, &ruleset.trie, &placed.sets)?;
+                }
+                tables.set_ruleset_key(*slot, placed.key.0)
+            }
+            Step::SetClass { class, ruleset, ports } => {
+                tables.ruleset_classes.set(&class_key(*ruleset, *class), &U32::new(*ports))
+            }
+            Step::AllowFrontend { frontend, ruleset } => tables.ruleset_frontends.set(
+                &frontend_key(*ruleset, *frontend),
+                &U32::new(egress_common::abi::FRONTEND_ALLOW),
+            ),
+            Step::OpenSlot { slot } => tables.open_slot(*slot),
+            Step::SetPeer { address, class } => tables.peers.set(address, &U32::new(*class)),
+            Step::RemovePeer { address } => tables.peers.remove(address),
+            Step::SetFrontend { key, frontend } => tables.frontends.set(key, &U32::new(*frontend)),
+            Step::RemoveFrontend { key } => tables.frontends.remove(key),
+            Step::SetEndpoint { hook, endpoint } => tables.endpoints.set(&hook_key(*hook), endpoint),
+            Step::RemoveEndpoint { hook } => tables.endpoints.remove(&hook_key(*hook)),
+            Step::UnsetClass { class, ruleset } => tables.ruleset_classes.remove(&class_key(*ruleset, *class)),
+            Step::DisallowFrontend { frontend, ruleset } => {
+                tables.ruleset_frontends.remove(&frontend_key(*ruleset, *frontend))
+            }
+            Step::ReleaseRuleset { slot } => {
+                tables.set_ruleset_key(*slot, [0; 32])?;
+                tables.release(*slot)
+            }
+            Step::RemovePorts { id, set } => tables.remove_ports(&set.entries(*id)),
+            Step::CloseSlot { slot } => tables.close_slot(*slot),
+        }
+    }
+
+    fn publish_fills(&mut self) {
+        let image = &self.image;
+        let limits = &self.limits;
+        let fill = |name: &str, entries: usize, capacity: usize| MapFill {
+            name: name.to_owned(),
+            entries: u64::try_from(entries).unwrap_or(u64::MAX),
+            capacity: u64::try_from(capacity).unwrap_or(u64::MAX),
+        };
+        let fills = vec![
+            fill("ENDPOINTS", image.endpoints.len(), usize::from(limits.endpoints)),
+            fill("FRONTENDS", image.frontends.len(), limits.frontends),
+            fill("PEERS", image.peers.len(), limits.peers),
+            fill(
+                "PORTS",
+                image.ports.iter().map(|(id, set)| set.entries(*id).len()).sum(),
+                limits.ports,
+            ),
+            fill(
+                "RULESET_KEYS",
+                image.rulesets.len(),
+                usize::try_from(limits.rulesets).unwrap_or(usize::MAX),
+            ),
+            fill(
+                "RULESET_CLASSES",
+                image.classes.values().map(std::collections::BTreeMap::len).sum(),
+                limits.classes,
+            ),
+            fill(
+                "RULESET_FRONTENDS",
+                image.frontend_rulesets.values().map(std::collections::BTreeSet::len).sum(),
+                limits.frontend_rulesets,
+            ),
+        ];
+        *self.fills.lock().unwrap_or_else(PoisonError::into_inner) = fills;
+    }
+}
+
+impl Kernel for Reader {
+    fn readings(&self) -> Result<Readings, ReadError> {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots: Vec<u16> = (0..counters.slots()).collect();
+        let mut readings = read(&counters, &slots).map_err(|error| ReadError {
+            map: error.map.to_owned(),
+            op: error.op,
+            source: error.source,
+        })?;
+        readings.maps.clone_from(&self.fills.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(readings)
+    }
+}
+
+/// The counters of these slots.
+fn read(counters: &CounterTables, slots: &[u16]) -> Result<Readings, TableError> {
+    let mut readings = Readings::default();
+    for (key, counter) in counters.drops()? {
+        if slots.binary_search(&key.slot.get()).is_ok() {
+            readings.dropped.extend(DropCount::new(&key, counter));
+        }
+    }
+    for slot in slots {
+        for (counter, family) in counters.allowed(*slot)?.iter().zip([Family::V4, Family::V6]) {
+            if counter.packets > 0 {
+                readings.allowed.push(AllowedCount {
+                    slot: *slot,
+                    family,
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                });
+            }
+        }
+    }
+    let (limited, full) = counters.lost()?;
+    readings.events_lost = limited + full;
+    Ok(readings)
+}
+
+/// Reads the tables back: the only way from the kernel to the core.
+fn observe(tables: &Tables) -> Result<Image, TableError> {
+    let mut image = Image {
+        config: tables.config()?,
+        ..Image::default()
+    };
+    for (key, endpoint) in tables.endpoints.entries::<HookKey, Endpoint>()? {
+        image.endpoints.insert(key.hook.get(), endpoint);
+    }
+    for (length, data) in tables.port_entries()? {
+        image
+            .ports
+            .entry(data.ports.get())
+            .or_insert_with(PortSet::nothing)
+            .insert_entry(length, &data);
+    }
+    for (slot, key) in tables.ruleset_keys()? {
+        image.rulesets.insert(
+            slot,
+            Placed {
+                key: RulesetKey(key),
+                ruleset: None,
+                sets: Vec::new(),
+            },
+        );
+    }
+    for (key, ports) in tables.ruleset_classes.entries::<RulesetClass, U32>()? {
+        let column = image.classes.entry(key.class.get()).or_default();
+        column.insert(key.ruleset.get(), ports.get());
+    }
+    for (address, class) in tables.peers.entries::<Address, U32>()? {
+        image.peers.insert(address, class.get());
+    }
+    for (key, frontend) in tables.frontends.entries::<FrontendKey, U32>()? {
+        image.frontends.insert(key, frontend.get());
+    }
+    for (key, _) in tables.ruleset_frontends.entries::<RulesetFrontend, U32>()? {
+        let rulesets = image.frontend_rulesets.entry(key.frontend.get()).or_default();
+        rulesets.insert(key.ruleset.get());
+    }
+    let after = |highest: Option<u32>| highest.map_or(1, |id| id.saturating_add(1));
+    image.next.ports = after(image.ports.keys().max().copied()).max(PORTS_FIRST);
+    image.next.class = after(image.classes.keys().chain(image.peers.values()).max().copied());
+    image.next.frontend = after(image.frontends.values().chain(image.frontend_rulesets.keys()).max().copied());
+    image.next.ruleset = after(image.rulesets.keys().max().copied());
+    image.next.slot = image.endpoints.values().map(|e| e.slot.get()).max().map_or(0, |slot| slot.saturating_add(1));
+    Ok(image)
+}
+
+fn class_key(ruleset: u32, class: u32) -> RulesetClass {
+    RulesetClass {
+        ruleset: U32::new(ruleset),
+        class: U32::new(class),
+    }
+}
+
+fn frontend_key(ruleset: u32, frontend: u32) -> RulesetFrontend {
+    RulesetFrontend {
+        ruleset: U32::new(ruleset),
+        frontend: U32::new(frontend),
+    }
+}
+
+/// A step in a message: its kind, without its data.
+fn describe(step: &Step) -> String {
+    let text = format!("{step:?}");
+    text.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
+}

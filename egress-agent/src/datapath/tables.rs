@@ -1,0 +1,422 @@
+//! The maps by name and type. Keys and values go in and out as the bytes of
+//! [`egress_common::abi`]'s types.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya_obj::generated::bpf_map_type;
+use egress_common::abi::{
+    Address, Config, Counter, CounterKey, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PortsData, RulesetClass,
+    RulesetFrontend,
+};
+use egress_core::trie::Trie;
+use zerocopy::network_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::error::{SetupError, TableError};
+use super::sys;
+
+/// `BPF_F_NO_PREALLOC`, which LPM tries demand.
+const NO_PREALLOC: u32 = 1;
+/// Entries written by one batch call: 16,384 keys of 20 bytes keep the kernel's copy at 320 KiB.
+const BATCH: usize = 16_384;
+
+/// A hash map.
+pub(super) struct Hash<const K: usize, const V: usize> {
+    name: &'static str,
+    map: HashMap<MapData, [u8; K], [u8; V]>,
+}
+
+/// Every map that the agent reads or writes.
+pub(super) struct Tables {
+    pub(super) endpoints: Hash<8, 96>,
+    pub(super) config: Array<MapData, [u8; 12]>,
+    pub(super) peers: Hash<20, 4>,
+    pub(super) ruleset_classes: Hash<8, 4>,
+    pub(super) ports: LpmTrie<MapData, [u8; 7], u8>,
+    pub(super) rulesets: Array<MapData, [u8; 32]>,
+    pub(super) frontends: Hash<20, 4>,
+    pub(super) ruleset_frontends: Hash<8, 4>,
+    cidrs_v4: ArrayOfMaps<MapData>,
+    cidrs_v6: ArrayOfMaps<MapData>,
+    inbound: ArrayOfMaps<MapData>,
+    /// Tries that stand in a slot, empty, waiting for a ruleset.
+    spare: BTreeMap<u32, (MapData, MapData)>,
+    /// Capacity of one trie.
+    trie_entries: u32,
+    /// Capacity of one endpoint's inbound flows.
+    inbound_entries: u32,
+}
+
+/// The counters, read by whoever scrapes.
+pub(super) struct CounterTables {
+    pub(super) counters: PerCpuHashMap<MapData, [u8; 8], [u8; 16]>,
+    pub(super) allowed: PerCpuArray<MapData, [u8; 16]>,
+    pub(super) lost: PerCpuArray<MapData, u64>,
+}
+
+impl Tables {
+    pub(super) fn take(ebpf: &mut Ebpf, trie_entries: u32, inbound_entries: u32) -> Result<Self, SetupError> {
+        Ok(Self {
+            endpoints: Hash::take(ebpf, "ENDPOINTS")?,
+            config: take(ebpf, "CONFIG")?,
+            peers: Hash::take(ebpf, "PEERS")?,
+            ruleset_classes: Hash::take(ebpf, "RULESET_CLASSES")?,
+            ports: take(ebpf, "PORTS")?,
+            rulesets: take(ebpf, "RULESET_KEYS")?,
+            frontends: Hash::take(ebpf, "FRONTENDS")?,
+            ruleset_frontends: Hash::take(ebpf, "RULESET_FRONTENDS")?,
+            cidrs_v4: take(ebpf, "RULESET_CIDRS_V4")?,
+            cidrs_v6: take(ebpf, "RULESET_CIDRS_V6")?,
+            inbound: take(ebpf, "INBOUND")?,
+            spare: BTreeMap::new(),
+            trie_entries,
+            inbound_entries,
+        })
+    }
+
+    /// Fills the tries of a slot that no endpoint uses. Without a spare pair in the slot this waits
+    /// for a grace period of the kernel.
+    pub(super) fn build(&mut self, slot: u32, trie: &Trie, sets: &[u32]) -> Result<(), TableError> {
+        let spare = self.spare.remove(&slot);
+        let stands = spare.is_some();
+        let (v4, v6) = match spare {
+            Some(pair) => pair,
+            None => self.new_pair()?,
+        };
+        fill(&v4, "RULESET_CIDRS_V4", trie.v4().map(|(a, l, s)| (a, l, s)), sets)?;
+        fill(&v6, "RULESET_CIDRS_V6", trie.v6().map(|(a, l, s)| (a, l, s)), sets)?;
+        if stands {
+            return Ok(());
+        }
+        self.place(slot, &v4, &v6)
+    }
+
+    /// Puts empty tries where a ruleset was; they are spares from then on.
+    pub(super) fn release(&mut self, slot: u32) -> Result<(), TableError> {
+        let (v4, v6) = self.new_pair()?;
+        self.place(slot, &v4, &v6)?;
+        self.spare.insert(slot, (v4, v6));
+        Ok(())
+    }
+
+    /// Makes sure that so many of the free slots from `from` on hold spares.
+    pub(super) fn prepare(&mut self, free: impl Iterator<Item = u32>, count: usize) -> Result<(), TableError> {
+        for slot in free.take(count) {
+            if !self.spare.contains_key(&slot) {
+                self.release(slot)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn new_pair(&self) -> Result<(MapData, MapData), TableError> {
+        let trie = |name, key| {
+            sys::create_map(
+                name,
+                bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
+                key,
+                4,
+                self.trie_entries,
+                NO_PREALLOC,
+            )
+        };
+        Ok((
+            trie("cidrs_v4", 8).map_err(|e| failed("RULESET_CIDRS_V4", "create", e))?,
+            trie("cidrs_v6", 20).map_err(|e| failed("RULESET_CIDRS_V6", "create", e))?,
+        ))
+    }
+
+    fn place(&mut self, slot: u32, v4: &MapData, v6: &MapData) -> Result<(), TableError> {
+        self.cidrs_v4.set(slot, v4, 0).map_err(|e| failed("RULESET_CIDRS_V4", "update", e))?;
+        self.cidrs_v6.set(slot, v6, 0).map_err(|e| failed("RULESET_CIDRS_V6", "update", e))
+    }
+
+    /// A table for an endpoint's inbound flows, in place of the one of the slot's last user.
+    pub(super) fn open_slot(&mut self, slot: u16) -> Result<(), TableError> {
+        let map = sys::create_map(
+            "inbound",
+            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
+            24,
+            16,
+            self.inbound_entries,
+            0,
+        )
+        .map_err(|e| failed("INBOUND", "create", e))?;
+        self.inbound
+            .set(u32::from(slot), &map, 0)
+            .map_err(|e| failed("INBOUND", "update", e))
+    }
+
+    /// Notes flows that were opened towards an endpoint before its hooks were there. They go
+    /// into a table that replaces the endpoint's, so only ever call this right after
+    /// [`Tables::open_slot`].
+    pub(super) fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
+        if flows.is_empty() {
+            return Ok(());
+        }
+        let map = sys::create_map(
+            "inbound",
+            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
+            24,
+            16,
+            self.inbound_entries,
+            0,
+        )
+        .map_err(|e| failed("INBOUND", "create", e))?;
+        self.inbound
+            .set(u32::from(slot), &map, 0)
+            .map_err(|e| failed("INBOUND", "update", e))?;
+        let map = Map::from_map_data(map).map_err(|e| failed("INBOUND", "open", e))?;
+        let map = HashMap::try_from(map).map_err(|e| failed("INBOUND", "open", e))?;
+        let mut map: Hash<24, 16> = Hash { name: "INBOUND", map };
+        flows.iter().try_for_each(|(key, flow)| map.set(key, flow))
+    }
+
+    pub(super) fn close_slot(&mut self, slot: u16) -> Result<(), TableError> {
+        // A fresh, empty table: the slot's next user must not see these flows, and an array of maps
+        // without an entry would lose the flows that arrive before the next one is made.
+        self.open_slot(slot)
+    }
+
+    pub(super) fn config(&self) -> Result<Config, TableError> {
+        let bytes = self.config.get(&0, 0).map_err(|e| failed("CONFIG", "lookup", e))?;
+        Ok(zerocopy::transmute!(bytes))
+    }
+
+    pub(super) fn set_config(&mut self, config: &Config) -> Result<(), TableError> {
+        self.config
+            .set(0, raw::<12>(config), 0)
+            .map_err(|e| failed("CONFIG", "update", e))
+    }
+
+    pub(super) fn set_ports(&mut self, entries: &[(u32, PortsData)]) -> Result<(), TableError> {
+        for (length, data) in entries {
+            self.ports
+                .insert(&Key::new(*length, raw(data)), 1, 0)
+                .map_err(|e| failed("PORTS", "update", e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_ports(&mut self, entries: &[(u32, PortsData)]) -> Result<(), TableError> {
+        for (length, data) in entries {
+            absent_is_fine(self.ports.remove(&Key::new(*length, raw(data)))).map_err(|e| failed("PORTS", "delete", e))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn port_entries(&self) -> Result<Vec<(u32, PortsData)>, TableError> {
+        self.ports
+            .keys()
+            .map(|key| {
+                let key = key.map_err(|e| failed("PORTS", "iterate", e))?;
+                let data: [u8; 7] = key.data();
+                Ok((key.prefix_len(), zerocopy::transmute!(data)))
+            })
+            .collect()
+    }
+
+    pub(super) fn ruleset_keys(&self) -> Result<Vec<(u32, [u8; 32])>, TableError> {
+        (0..self.rulesets.len())
+            .map(|slot| {
+                let key = self.rulesets.get(&slot, 0).map_err(|e| failed("RULESET_KEYS", "lookup", e))?;
+                Ok((slot, key))
+            })
+            .filter(|entry| !matches!(entry, Ok((_, key)) if *key == [0; 32]))
+            .collect()
+    }
+
+    pub(super) fn set_ruleset_key(&mut self, slot: u32, key: [u8; 32]) -> Result<(), TableError> {
+        self.rulesets.set(slot, key, 0).map_err(|e| failed("RULESET_KEYS", "update", e))
+    }
+}
+
+impl<const K: usize, const V: usize> Hash<K, V> {
+    fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, SetupError> {
+        Ok(Self {
+            name,
+            map: take(ebpf, name)?,
+        })
+    }
+
+    pub(super) fn set(
+        &mut self,
+        key: &(impl IntoBytes + Immutable),
+        value: &(impl IntoBytes + Immutable),
+    ) -> Result<(), TableError> {
+        self.map
+            .insert(raw::<K>(key), raw::<V>(value), 0)
+            .map_err(|e| failed(self.name, "update", e))
+    }
+
+    /// Deletes; what is not there is deleted already.
+    pub(super) fn remove(&mut self, key: &(impl IntoBytes + Immutable)) -> Result<(), TableError> {
+        absent_is_fine(self.map.remove(&raw::<K>(key))).map_err(|e| failed(self.name, "delete", e))
+    }
+
+    pub(super) fn entries<A: FromBytes, B: FromBytes>(&self) -> Result<Vec<(A, B)>, TableError> {
+        self.map
+            .iter()
+            .map(|entry| {
+                let (key, value) = entry.map_err(|e| failed(self.name, "iterate", e))?;
+                match (A::read_from_bytes(&key), B::read_from_bytes(&value)) {
+                    (Ok(key), Ok(value)) => Ok((key, value)),
+                    _ => Err(failed(self.name, "iterate", MapError::KeyNotFound)),
+                }
+            })
+            .collect()
+    }
+}
+
+impl CounterTables {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, SetupError> {
+        Ok(Self {
+            counters: take(ebpf, "COUNTERS")?,
+            allowed: take(ebpf, "ALLOWED")?,
+            lost: take(ebpf, "EVENTS_LOST")?,
+        })
+    }
+
+    /// COUNTERS, summed over CPUs.
+    pub(super) fn drops(&self) -> Result<Vec<(CounterKey, Counter)>, TableError> {
+        self.counters
+            .iter()
+            .map(|entry| {
+                let (key, values) = entry.map_err(|e| failed("COUNTERS", "iterate", e))?;
+                Ok((zerocopy::transmute!(key), sum(values.iter())))
+            })
+            .collect()
+    }
+
+    /// ALLOWED of one slot: IPv4, IPv6.
+    pub(super) fn allowed(&self, slot: u16) -> Result<[Counter; 2], TableError> {
+        let at = |index: u32| {
+            let values = self.allowed.get(&index, 0).map_err(|e| failed("ALLOWED", "lookup", e))?;
+            Ok::<_, TableError>(sum(values.iter()))
+        };
+        let first = u32::from(slot) * 2;
+        Ok([at(first)?, at(first + 1)?])
+    }
+
+    /// How many slots there are.
+    pub(super) fn slots(&self) -> u16 {
+        u16::try_from(self.allowed.len() / 2).unwrap_or(u16::MAX)
+    }
+
+    /// Sets the counters of a slot back to nothing.
+    pub(super) fn clear(&mut self, slot: u16) -> Result<(), TableError> {
+        for (key, _) in self.drops()? {
+            if key.slot.get() == slot {
+                absent_is_fine(self.counters.remove(&raw(&key))).map_err(|e| failed("COUNTERS", "delete", e))?;
+            }
+        }
+        for index in [u32::from(slot) * 2, u32::from(slot) * 2 + 1] {
+            let cpus = aya::util::nr_cpus().map_err(|(_, e)| failed("ALLOWED", "update", e))?;
+            let zeroes = aya::maps::PerCpuValues::try_from(vec![[0; 16]; cpus])
+                .map_err(|e| failed("ALLOWED", "update", e))?;
+            self.allowed
+                .set(index, zeroes, 0)
+                .map_err(|e| failed("ALLOWED", "update", e))?;
+        }
+        Ok(())
+    }
+
+    /// Events lost to the rate limit, and to a full ring.
+    pub(super) fn lost(&self) -> Result<(u64, u64), TableError> {
+        let at = |index: u32| {
+            let values = self.lost.get(&index, 0).map_err(|e| failed("EVENTS_LOST", "lookup", e))?;
+            Ok::<u64, TableError>(values.iter().sum())
+        };
+        Ok((at(0)?, at(1)?))
+    }
+}
+
+fn sum<'a>(values: impl Iterator<Item = &'a [u8; 16]>) -> Counter {
+    values.fold(Counter::default(), |total, bytes| {
+        let counter: Counter = zerocopy::transmute!(*bytes);
+        Counter {
+            packets: total.packets + counter.packets,
+            bytes: total.bytes + counter.bytes,
+        }
+    })
+}
+
+/// Fills a trie in key order: one batch where the kernel takes them, single writes for the rest.
+fn fill<const A: usize>(
+    trie: &MapData,
+    name: &'static str,
+    entries: impl ExactSizeIterator<Item = ([u8; A], u8, u32)>,
+    sets: &[u32],
+) -> Result<(), TableError> {
+    let mut keys: Vec<u8> = Vec::with_capacity(entries.len() * (A + 4));
+    let mut values: Vec<u8> = Vec::with_capacity(entries.len() * 4);
+    for (address, length, set) in entries {
+        let ports = usize::try_from(set).ok().and_then(|set| sets.get(set)).copied();
+        keys.extend(u32::from(length).to_ne_bytes());
+        keys.extend(address);
+        values.extend(U32::new(ports.unwrap_or(egress_common::abi::PORTS_NOTHING)).as_bytes());
+    }
+    for (keys, values) in keys.chunks(BATCH * (A + 4)).zip(values.chunks(BATCH * 4)) {
+        let count = u32::try_from(values.len() / 4).unwrap_or(u32::MAX);
+        let Err((written, error)) = sys::update_batch(trie.fd().as_fd(), keys, values, count) else {
+            continue;
+        };
+        // No batches of tries before 5.16, and ENOMEM for large ones from some kernels.
+        tracing::debug!(map = name, written, %error, "batch refused, writing one by one");
+        for (key, value) in keys.chunks(A + 4).zip(values.chunks(4)) {
+            sys::update_one(trie.fd().as_fd(), key, value).map_err(|e| failed(name, "update", e))?;
+        }
+    }
+    Ok(())
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SetupError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(SetupError::Missing(name))?;
+    T::try_from(map).map_err(|source| SetupError::Map { map: name, source })
+}
+
+/// The bytes of a key or value. Sizes are checked by the compiler's constants at each use's type;
+/// a wrong one is a bug that the first write would show.
+fn raw<const N: usize>(value: &(impl IntoBytes + Immutable)) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(value.as_bytes());
+    bytes
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+pub(super) fn failed(
+    map: &'static str,
+    op: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> TableError {
+    TableError {
+        map,
+        op,
+        source: source.into(),
+    }
+}
+
+/// Keys as the tables hold them.
+pub(super) fn hook_key(hook: u64) -> HookKey {
+    HookKey { hook: U64::new(hook) }
+}
+
+const _: () = {
+    assert!(size_of::<HookKey>() == 8 && size_of::<Endpoint>() == 96);
+    assert!(size_of::<Address>() == 20 && size_of::<FrontendKey>() == 20);
+    assert!(size_of::<RulesetClass>() == 8 && size_of::<RulesetFrontend>() == 8);
+};
