@@ -1,21 +1,26 @@
 //! The shell around `egress-core`: everything that reads files, talks to the kernel,
 //! serves sockets and prints.
 //!
+//! * [`agent`]: the one task that owns the store, the hooks and the tables.
 //! * [`attribution`]: which pod a small number in a kernel table stands for.
 //! * [`answer`], [`query`]: what `check` and `explain` are asked and say.
 //! * [`cli`]: a file per subcommand.
 //! * [`datapath`]: the kernel side: programs, hooks, tables.
 //! * [`drops`]: drops as people and programs read them.
+//! * [`evaluate`]: questions to the core, and its answers.
 //! * [`logging`]: where the log goes.
 //! * [`metrics`]: the Prometheus text.
+//! * [`pods`]: where a local pod's traffic can be hooked.
 //! * [`serve`]: HTTP on the node address and on the unix socket, and the client of the latter.
 //! * [`status`]: what the agent enforces.
 //! * [`traffic`]: protocols and families by name.
 
+pub mod agent;
 pub mod answer;
 pub mod attribution;
 pub mod datapath;
 pub mod drops;
+pub mod evaluate;
 pub mod logging;
 pub mod metrics;
 pub mod pods;
