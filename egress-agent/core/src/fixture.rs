@@ -13,32 +13,33 @@ use crate::store::{Changed, Event, Store};
 pub(crate) fn object(value: &Value) -> Object {
     match read(value) {
         Read::Object(object) => object,
-        other @ (Read::Ignored { .. } | Read::Unusable(_)) => panic!("{value}: {other:?}"),
+        Read::Ignored { what } => panic!("{value}: ignored {what}"),
+        Read::Unusable(problem) => panic!("{value}: {problem}"),
     }
 }
 
 #[track_caller]
 pub(crate) fn pod(value: &Value) -> Pod {
-    match object(value) {
-        Object::Pod(pod) => *pod,
-        other => panic!("{other:?}"),
-    }
+    let Object::Pod(pod) = object(value) else {
+        panic!("no pod: {value}")
+    };
+    *pod
 }
 
 #[track_caller]
 pub(crate) fn service(value: &Value) -> Service {
-    match object(value) {
-        Object::Service(service) => *service,
-        other => panic!("{other:?}"),
-    }
+    let Object::Service(service) = object(value) else {
+        panic!("no Service: {value}")
+    };
+    *service
 }
 
 #[track_caller]
 pub(crate) fn policy(value: &Value) -> Policy {
-    match object(value) {
-        Object::Policy(policy) => policy,
-        other => panic!("{other:?}"),
-    }
+    let Object::Policy(policy) = object(value) else {
+        panic!("no policy: {value}")
+    };
+    policy
 }
 
 /// A store of these objects.

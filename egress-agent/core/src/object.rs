@@ -1,5 +1,5 @@
 //! The objects the core knows, cut down to the fields that policies need, and the one way
-//! to read them: [`read`].
+//! to read them: [`read()`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -268,3 +268,484 @@ fn add(found: &mut BTreeMap<Spot, Frontend>, new: Frontend) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cidr;
+    use crate::fixture::{name, pod_value, service_value, slice_value, store, with};
+
+    /// What packets to `ADDRESS:PORT` meet on node-1: `None` when judged literally.
+    fn at(values: &[Value], spot: &str) -> Option<Result<Vec<String>, Closed>> {
+        at_protocol(values, spot, Protocol::Tcp)
+    }
+
+    fn at_protocol(
+        values: &[Value],
+        spot: &str,
+        protocol: Protocol,
+    ) -> Option<Result<Vec<String>, Closed>> {
+        let (address, port) = spot.rsplit_once('|').unwrap();
+        let spot = (
+            cidr::address(address).unwrap(),
+            protocol,
+            port.parse().unwrap(),
+        );
+        let all = frontends(&store(values), "node-1");
+        let found = all
+            .into_iter()
+            .find(|f| (f.address, f.protocol, f.port) == spot)?;
+        assert_eq!(found.closed.is_some(), found.backends.is_empty());
+        let backends = found
+            .backends
+            .iter()
+            .map(|b| format!("{}|{}", b.address, b.port));
+        Some(found.closed.map_or_else(|| Ok(backends.collect()), Err))
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "compared with what at() gives")]
+    fn backends(list: &[&str]) -> Option<Result<Vec<String>, Closed>> {
+        Some(Ok(list.iter().map(|text| (*text).to_owned()).collect()))
+    }
+
+    fn web(extra: &[(&str, Value)]) -> Value {
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80, "targetPort": 8080}]});
+        let value = service_value("x/web", &spec);
+        extra.iter().fold(value, |value, (field, new)| {
+            with(value, &format!("/spec/{field}"), new.clone())
+        })
+    }
+
+    fn slice(endpoints: &[Value]) -> Value {
+        slice_value("x/web", &json!(endpoints), &json!([{"port": 8080}]))
+    }
+
+    fn ready(ip: &str) -> Value {
+        json!({"addresses": [ip]})
+    }
+
+    fn conditions(ip: &str, conditions: Value) -> Value {
+        with(ready(ip), "/conditions", conditions)
+    }
+
+    fn on(endpoint: Value, node: &str) -> Value {
+        with(endpoint, "/nodeName", json!(node))
+    }
+
+    fn of_pod(endpoint: Value, pod: &str) -> Value {
+        with(endpoint, "/targetRef", json!({"kind": "Pod", "name": pod}))
+    }
+
+    fn node(name: &str, ip: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "status": {"addresses": [{"type": "InternalIP", "address": ip}]},
+        })
+    }
+
+    #[test]
+    fn a_cluster_ip_is_its_endpoints_at_their_port_s68_s72() {
+        let values = [web(&[]), slice(&[ready("10.0.0.1"), ready("10.0.0.2")])];
+        assert_eq!(
+            at(&values, "10.96.0.1|80"),
+            backends(&["10.0.0.1|8080", "10.0.0.2|8080"])
+        );
+    }
+
+    #[test]
+    fn an_undeclared_port_or_protocol_is_literal_s86() {
+        let values = [web(&[]), slice(&[ready("10.0.0.1")])];
+        assert_eq!(at(&values, "10.96.0.1|8080"), None);
+        assert_eq!(at_protocol(&values, "10.96.0.1|80", Protocol::Udp), None);
+    }
+
+    #[test]
+    fn headless_external_name_and_endpointless_services_are_literal_s69() {
+        let endpoints = || slice(&[ready("10.0.0.1")]);
+        let external = json!(["192.0.2.1"]);
+        let headless = web(&[
+            ("clusterIP", json!("None")),
+            ("externalIPs", external.clone()),
+        ]);
+        let alias = web(&[("type", json!("ExternalName")), ("externalIPs", external)]);
+        for service in [headless, alias] {
+            assert_eq!(frontends(&store(&[service, endpoints()]), "node-1"), []);
+        }
+        assert_eq!(frontends(&store(&[web(&[]), slice(&[])]), "node-1"), []);
+        assert_eq!(frontends(&store(&[web(&[])]), "node-1"), []);
+        let dead = slice(&[conditions("10.0.0.1", json!({"ready": false}))]);
+        assert_eq!(frontends(&store(&[web(&[]), dead]), "node-1"), []);
+    }
+
+    #[test]
+    fn ready_endpoints_come_first_then_those_that_drain_s84() {
+        let not_ready = || conditions("10.0.0.2", json!({"ready": false, "serving": false}));
+        let draining = || {
+            conditions(
+                "10.0.0.3",
+                json!({"ready": false, "serving": true, "terminating": true}),
+            )
+        };
+        let gone = || {
+            conditions(
+                "10.0.0.4",
+                json!({"ready": false, "serving": false, "terminating": true}),
+            )
+        };
+        let unknown = || conditions("10.0.0.5", json!({"ready": null}));
+        let values = [
+            web(&[]),
+            slice(&[ready("10.0.0.1"), not_ready(), draining(), unknown()]),
+        ];
+        assert_eq!(
+            at(&values, "10.96.0.1|80"),
+            backends(&["10.0.0.1|8080", "10.0.0.5|8080"])
+        );
+        let values = [web(&[]), slice(&[not_ready(), draining(), gone()])];
+        assert_eq!(at(&values, "10.96.0.1|80"), backends(&["10.0.0.3|8080"]));
+    }
+
+    #[test]
+    fn internal_local_is_the_own_node_alone_s84() {
+        let local = || web(&[("internalTrafficPolicy", json!("Local"))]);
+        let endpoints = [
+            on(ready("10.0.0.1"), "node-1"),
+            on(ready("10.0.0.2"), "node-2"),
+            ready("10.0.0.3"),
+        ];
+        assert_eq!(
+            at(&[local(), slice(&endpoints)], "10.96.0.1|80"),
+            backends(&["10.0.0.1|8080"])
+        );
+        let draining = conditions(
+            "10.0.0.4",
+            json!({"ready": false, "serving": true, "terminating": true}),
+        );
+        let endpoints = [on(ready("10.0.0.2"), "node-2"), on(draining, "node-1")];
+        assert_eq!(
+            at(&[local(), slice(&endpoints)], "10.96.0.1|80"),
+            backends(&["10.0.0.4|8080"])
+        );
+        let elsewhere = [on(ready("10.0.0.2"), "node-2")];
+        assert_eq!(
+            at(&[local(), slice(&elsewhere)], "10.96.0.1|80"),
+            None,
+            "S69"
+        );
+    }
+
+    #[test]
+    fn external_local_holds_for_node_ports_and_balancers_only_s84() {
+        let service = web(&[
+            ("externalTrafficPolicy", json!("Local")),
+            ("ports", json!([{"port": 80, "nodePort": 30080}])),
+        ]);
+        let service = with(
+            service,
+            "/status",
+            json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}),
+        );
+        let endpoints = [
+            on(ready("10.0.0.1"), "node-1"),
+            on(ready("10.0.0.2"), "node-2"),
+        ];
+        let values = [service, slice(&endpoints), node("node-1", "192.0.2.1")];
+        assert_eq!(
+            at(&values, "10.96.0.1|80"),
+            backends(&["10.0.0.1|8080", "10.0.0.2|8080"])
+        );
+        assert_eq!(at(&values, "192.0.2.7|80"), backends(&["10.0.0.1|8080"]));
+        assert_eq!(at(&values, "192.0.2.1|30080"), backends(&["10.0.0.1|8080"]));
+    }
+
+    #[test]
+    fn node_ports_stand_on_every_known_node_and_external_addresses_count_s70_s86() {
+        let service = web(&[
+            ("externalIPs", json!(["192.0.2.9"])),
+            ("ports", json!([{"port": 80, "nodePort": 30080}])),
+        ]);
+        let ingress = json!([{"ip": "192.0.2.7"}, {"ip": "192.0.2.8", "ipMode": "Proxy"}]);
+        let service = with(
+            service,
+            "/status",
+            json!({"loadBalancer": {"ingress": ingress}}),
+        );
+        let nodes = [
+            node("node-1", "192.0.2.1"),
+            node("node-2", "192.0.2.2"),
+            node("node-3", "2001:db8::3"),
+        ];
+        let mut values = vec![service, slice(&[ready("10.0.0.1")])];
+        values.extend(nodes);
+        for spot in [
+            "192.0.2.9|80",
+            "192.0.2.7|80",
+            "192.0.2.1|30080",
+            "192.0.2.2|30080",
+        ] {
+            assert_eq!(at(&values, spot), backends(&["10.0.0.1|8080"]), "{spot}");
+        }
+        for spot in [
+            "192.0.2.8|80",
+            "2001:db8::3|30080",
+            "192.0.2.1|80",
+            "192.0.2.9|30080",
+        ] {
+            assert_eq!(at(&values, spot), None, "{spot}");
+        }
+    }
+
+    #[test]
+    fn pods_not_seen_yet_do_not_count_and_alone_they_close_s84() {
+        let seen = || pod_value("x/seen", &["10.0.0.1"], &json!({}));
+        let endpoints = || {
+            [
+                of_pod(ready("10.0.0.1"), "seen"),
+                of_pod(ready("10.0.0.2"), "unseen"),
+            ]
+        };
+        let values = [web(&[]), slice(&endpoints()), seen()];
+        assert_eq!(at(&values, "10.96.0.1|80"), backends(&["10.0.0.1|8080"]));
+        let values = [web(&[]), slice(&endpoints())];
+        assert_eq!(at(&values, "10.96.0.1|80"), Some(Err(Closed::Unseen)));
+    }
+
+    #[test]
+    fn an_unreadable_service_or_slice_closes() {
+        let closed = Some(Err(Closed::Unreadable));
+        let bad_service = web(&[("internalTrafficPolicy", json!("here"))]);
+        assert_eq!(
+            at(&[bad_service, slice(&[ready("10.0.0.1")])], "10.96.0.1|80"),
+            closed
+        );
+        let bad_slice = slice(&[ready("10.0.0.1"), ready("10.0.0")]);
+        assert_eq!(at(&[web(&[]), bad_slice], "10.96.0.1|80"), closed);
+        let of_whom = with(slice(&[]), "/metadata/labels", json!(5));
+        let of_whom = with(of_whom, "/metadata/name", json!("other"));
+        assert_eq!(
+            at(
+                &[web(&[]), slice(&[ready("10.0.0.1")]), of_whom.clone()],
+                "10.96.0.1|80"
+            ),
+            closed
+        );
+        let elsewhere = with(of_whom, "/metadata/namespace", json!("y"));
+        let values = [web(&[]), slice(&[ready("10.0.0.1")]), elsewhere];
+        assert_eq!(at(&values, "10.96.0.1|80"), backends(&["10.0.0.1|8080"]));
+    }
+
+    #[test]
+    fn slices_of_a_service_add_up_and_ports_go_by_name_and_protocol() {
+        let ports = json!([
+            {"name": "a", "port": 80, "targetPort": 1}, {"name": "b", "port": 81},
+            {"name": "a-udp", "port": 80, "protocol": "UDP"},
+        ]);
+        let service = web(&[
+            ("ports", ports),
+            ("clusterIPs", json!(["10.96.0.1", "fd96::1"])),
+        ]);
+        let listed = json!([
+            {"name": "a", "port": 8080}, {"name": "b", "port": 8081}, {"name": "a-udp", "port": 53, "protocol": "UDP"},
+        ]);
+        let v4 = slice_value("x/web", &json!([ready("10.0.0.1")]), &listed);
+        let v6 = slice_value(
+            "x/web",
+            &json!([ready("fd00::1")]),
+            &json!([{"name": "a", "port": 9}]),
+        );
+        let v6 = with(v6, "/metadata/name", json!("web-v6"));
+        let values = [service, v4, v6];
+        assert_eq!(
+            at(&values, "10.96.0.1|80"),
+            backends(&["10.0.0.1|8080"]),
+            "not the other family"
+        );
+        assert_eq!(at(&values, "10.96.0.1|81"), backends(&["10.0.0.1|8081"]));
+        assert_eq!(
+            at_protocol(&values, "10.96.0.1|80", Protocol::Udp),
+            backends(&["10.0.0.1|53"])
+        );
+        assert_eq!(at(&values, "fd96::1|80"), backends(&["fd00::1|9"]));
+        assert_eq!(at(&values, "fd96::1|81"), None);
+    }
+
+    #[test]
+    fn two_services_at_one_place_close_whatever_the_order() {
+        let other = |name: &str| {
+            let spec = json!({"clusterIP": "10.96.0.9", "externalIPs": ["10.96.0.1"], "ports": [{"port": 80}]});
+            [
+                service_value(name, &spec),
+                slice_value(name, &json!([ready("10.0.0.9")]), &json!([{"port": 80}])),
+            ]
+        };
+        for (service, shared) in [("a/first", "x/web"), ("z/last", "z/last")] {
+            let mut values = vec![web(&[]), slice(&[ready("10.0.0.1")])];
+            values.extend(other(service));
+            assert_eq!(
+                at(&values, "10.96.0.1|80"),
+                Some(Err(Closed::Shared(name(shared))))
+            );
+            assert_eq!(
+                at(&values, "10.96.0.9|80"),
+                backends(&["10.0.0.9|80"]),
+                "only there"
+            );
+        }
+    }
+
+    #[test]
+    fn one_service_may_reach_one_place_twice() {
+        let service = web(&[
+            ("externalIPs", json!(["192.0.2.1"])),
+            ("ports", json!([{"port": 80, "nodePort": 80}])),
+        ]);
+        let values = [
+            service,
+            slice(&[ready("10.0.0.1")]),
+            node("node-1", "192.0.2.1"),
+        ];
+        assert_eq!(at(&values, "192.0.2.1|80"), backends(&["10.0.0.1|8080"]));
+    }
+
+    #[test]
+    fn without_any_slice_the_selector_makes_endpoints_s96() {
+        let service = web(&[
+            ("selector", json!({"app": "web"})),
+            (
+                "ports",
+                json!([{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8081}]),
+            ),
+        ]);
+        let labels = json!({"app": "web", "more": "1"});
+        let pod = |at: &str, ip: &str, port: u16| {
+            let ports = json!([{"ports": [{"name": "http", "containerPort": port}]}]);
+            with(
+                pod_value(at, &[ip, "fd00::1"], &labels),
+                "/spec/containers",
+                ports,
+            )
+        };
+        let a = || pod("x/a", "10.0.0.1", 8080);
+        let nameless = pod_value("x/nameless", &["10.0.0.3"], &labels);
+        let values = [
+            service.clone(),
+            a(),
+            pod("x/b", "10.0.0.2", 9090),
+            nameless,
+            pod_value("x/other", &["10.0.0.4"], &json!({"app": "db"})),
+            pod("y/a", "10.0.0.5", 8080),
+            with(
+                pod("x/done", "10.0.0.6", 8080),
+                "/status/phase",
+                json!("Succeeded"),
+            ),
+            with(
+                pod("x/early", "10.0.0.7", 8080),
+                "/status/phase",
+                json!("Pending"),
+            ),
+        ];
+        assert_eq!(
+            at(&values, "10.96.0.1|80"),
+            backends(&["10.0.0.1|8080", "10.0.0.2|9090"]),
+            "S38"
+        );
+        assert_eq!(
+            at(&values, "10.96.0.1|81"),
+            backends(&["10.0.0.1|8081", "10.0.0.2|8081", "10.0.0.3|8081"])
+        );
+        let sliced = [service.clone(), a(), slice(&[ready("10.0.0.9")])];
+        assert_eq!(
+            at(&sliced, "10.96.0.1|80"),
+            backends(&["10.0.0.9|8080"]),
+            "a slice says it all"
+        );
+        let local = with(service, "/spec/internalTrafficPolicy", json!("Local"));
+        let far = with(
+            pod("x/far", "10.0.0.8", 8080),
+            "/spec/nodeName",
+            json!("node-2"),
+        );
+        assert_eq!(
+            at(&[local, a(), far], "10.96.0.1|80"),
+            backends(&["10.0.0.1|8080"])
+        );
+    }
+
+    #[test]
+    fn readiness_of_selected_pods_is_the_controllers_s84_s96() {
+        let service = |publish: bool| {
+            web(&[
+                ("selector", json!({"a": "b"})),
+                ("publishNotReadyAddresses", json!(publish)),
+            ])
+        };
+        let pod = |at: &str, ip: &str, ready: &str| {
+            let conditions = json!([{"type": "Ready", "status": ready}]);
+            with(
+                pod_value(at, &[ip], &json!({"a": "b"})),
+                "/status/conditions",
+                conditions,
+            )
+        };
+        let sick = || pod("x/sick", "10.0.0.2", "False");
+        let leaving = || {
+            let since = json!("2024-01-01T00:00:00Z");
+            with(
+                pod("x/leaving", "10.0.0.3", "True"),
+                "/metadata/deletionTimestamp",
+                since,
+            )
+        };
+        let values = [
+            service(false),
+            pod("x/well", "10.0.0.1", "True"),
+            sick(),
+            leaving(),
+        ];
+        assert_eq!(at(&values, "10.96.0.1|80"), backends(&["10.0.0.1|8080"]));
+        let values = [service(false), sick(), leaving()];
+        assert_eq!(at(&values, "10.96.0.1|80"), backends(&["10.0.0.3|8080"]));
+        let values = [service(true), sick(), leaving()];
+        assert_eq!(
+            at(&values, "10.96.0.1|80"),
+            backends(&["10.0.0.2|8080", "10.0.0.3|8080"])
+        );
+    }
+
+    #[test]
+    fn an_unreadable_pod_may_be_an_endpoint_of_any_selector() {
+        let broken = with(
+            pod_value("x/broken", &["10.0.0.2"], &json!({})),
+            "/metadata/labels",
+            json!(1),
+        );
+        let values = [web(&[("selector", json!({"a": "b"}))]), broken];
+        assert_eq!(at(&values, "10.96.0.1|80"), backends(&["10.0.0.2|8080"]));
+    }
+
+    #[test]
+    fn a_headless_service_is_its_endpoints_addresses_s69() {
+        let headless = || web(&[("clusterIP", json!("None"))]);
+        let of = |values: &[Value]| {
+            let store = store(values);
+            let found = backends_of_headless(&store, store.service(&name("x/web")).unwrap());
+            found.map(|ips| ips.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let dead = || conditions("10.0.0.2", json!({"ready": false}));
+        let both = slice(&[
+            ready("10.0.0.1"),
+            dead(),
+            of_pod(ready("fd00::1"), "unseen"),
+        ]);
+        assert_eq!(
+            of(&[headless(), both]),
+            Some(vec!["10.0.0.1".to_owned(), "fd00::1".to_owned()])
+        );
+        assert_eq!(of(&[headless()]), Some(vec![]));
+        assert_eq!(of(&[headless(), slice(&[ready("10.0.0")])]), None);
+    }
+}

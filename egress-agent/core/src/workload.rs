@@ -244,7 +244,7 @@ mod tests {
     }
 
     /// Whether a peer of a policy of namespace x means a pod.
-    fn meets(peer: Value, pod_value: &Value, namespaces: &[Value]) -> bool {
+    fn meets(peer: &Value, pod_value: &Value, namespaces: &[Value]) -> bool {
         let policy = policy(&policy_value("x/p", &json!({"egress": [{"to": [peer]}]})));
         let Egress::Isolated(rules) = policy.egress else {
             return false;
@@ -267,37 +267,36 @@ mod tests {
         let theirs = pod_value("y/a", &[], &json!({"app": "web"}));
         let db = pod_value("y/db", &[], &json!({}));
         let web_here = json!({"podSelector": {"matchLabels": {"app": "web"}}});
-        assert!(meets(web_here.clone(), &web(), &namespaces));
-        assert!(!meets(web_here, &theirs, &namespaces), "S19");
+        assert!(meets(&web_here, &web(), &namespaces));
+        assert!(!meets(&web_here, &theirs, &namespaces), "S19");
         let all_of_b = json!({"namespaceSelector": {"matchLabels": {"team": "b"}}});
         assert!(
-            meets(all_of_b.clone(), &theirs, &namespaces)
-                && meets(all_of_b.clone(), &db, &namespaces),
+            meets(&all_of_b, &theirs, &namespaces) && meets(&all_of_b, &db, &namespaces),
             "S20"
         );
-        assert!(!meets(all_of_b, &web(), &namespaces));
+        assert!(!meets(&all_of_b, &web(), &namespaces));
         let both = json!({"namespaceSelector": {"matchLabels": {"team": "b"}}, "podSelector": {"matchLabels": {"app": "web"}}});
         assert!(
-            meets(both.clone(), &theirs, &namespaces) && !meets(both, &db, &namespaces),
+            meets(&both, &theirs, &namespaces) && !meets(&both, &db, &namespaces),
             "S21"
         );
         assert!(
-            meets(json!({"podSelector": {}}), &web(), &namespaces),
+            meets(&json!({"podSelector": {}}), &web(), &namespaces),
             "S22"
         );
         assert!(
-            meets(json!({"namespaceSelector": {}}), &db, &namespaces),
+            meets(&json!({"namespaceSelector": {}}), &db, &namespaces),
             "S22"
         );
         let by_name = json!({"namespaceSelector": {"matchExpressions": [
             {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["x"]},
         ]}});
         assert!(
-            meets(by_name.clone(), &db, &namespaces) && !meets(by_name, &web(), &namespaces),
+            meets(&by_name, &db, &namespaces) && !meets(&by_name, &web(), &namespaces),
             "S24, S25"
         );
         assert!(!meets(
-            json!({"ipBlock": {"cidr": "0.0.0.0/0"}}),
+            &json!({"ipBlock": {"cidr": "0.0.0.0/0"}}),
             &web(),
             &namespaces
         ));
@@ -309,11 +308,11 @@ mod tests {
         let none = || json!({"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "DoesNotExist"}]}});
         let broken = [namespace_value("x", &json!(5))];
         for peer in [any(), none()] {
-            assert!(!meets(peer.clone(), &web(), &[]));
-            assert!(!meets(peer, &web(), &broken));
+            assert!(!meets(&peer, &web(), &[]));
+            assert!(!meets(&peer, &web(), &broken));
         }
         assert!(
-            meets(json!({"podSelector": {}}), &web(), &[]),
+            meets(&json!({"podSelector": {}}), &web(), &[]),
             "its own namespace needs no object"
         );
     }
@@ -400,7 +399,7 @@ mod tests {
             "/metadata/labels",
             json!(1),
         );
-        assert_eq!(owner(&[broken.clone()]), None);
+        assert_eq!(owner(std::slice::from_ref(&broken)), None);
         assert_eq!(owner(&[web(), broken]), None);
     }
 

@@ -87,10 +87,10 @@ mod tests {
     use crate::object::{Labels, Object};
 
     fn labels(value: &serde_json::Value) -> Option<Labels> {
-        match object(value) {
-            Object::Namespace(namespace) => namespace.labels,
-            other => panic!("{other:?}"),
-        }
+        let Object::Namespace(namespace) = object(value) else {
+            panic!("no namespace: {value}")
+        };
+        namespace.labels
     }
 
     #[test]

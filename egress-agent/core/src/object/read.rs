@@ -142,14 +142,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixture::object;
     use crate::object::{Key, Kind, Name};
-
-    fn object(value: &Value) -> Object {
-        match read(value) {
-            Read::Object(object) => object,
-            other => panic!("{other:?}"),
-        }
-    }
 
     #[test]
     fn every_kind_is_read_by_group_and_kind() {
@@ -179,9 +173,11 @@ mod tests {
 
     #[test]
     fn other_kinds_and_a_network_policy_of_another_group_are_ignored_s96() {
-        let ignored = |value: &Value| match read(value) {
-            Read::Ignored { what } => what,
-            other => panic!("{other:?}"),
+        let ignored = |value: &Value| {
+            let Read::Ignored { what } = read(value) else {
+                panic!("{value}")
+            };
+            what
         };
         let calico = json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "NetworkPolicy", "metadata": {"name": "a"}});
         assert_eq!(ignored(&calico), "crd.projectcalico.org/v1 NetworkPolicy");

@@ -142,10 +142,10 @@ mod tests {
     use crate::policy::Protocol;
 
     fn slice(value: &Value) -> EndpointSlice {
-        match object(value) {
-            Object::EndpointSlice(slice) => slice,
-            other => panic!("{other:?}"),
-        }
+        let Object::EndpointSlice(slice) = object(value) else {
+            panic!("no slice: {value}")
+        };
+        slice
     }
 
     fn endpoint(value: &Value) -> ServiceEndpoint {
