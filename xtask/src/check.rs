@@ -88,7 +88,7 @@ fn lints(workspace: &Workspace) -> Result<Outcome> {
 /// still has rustc's lints.
 fn kernel_lints(workspace: &Workspace, compiler: Option<Compiler>) -> Result<Outcome> {
     let compiler = compiler.context("no compiler for BPF")?;
-    let clippy = has_subcommand(compiler.cargo(workspace), "clippy");
+    let clippy = compiler.has_clippy(workspace);
     let mut cargo = compiler.cargo(workspace);
     cargo
         .arg(if clippy { "clippy" } else { "check" })

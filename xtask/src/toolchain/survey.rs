@@ -52,6 +52,8 @@ impl Compiler {
                 let mut command = Command::new(SYSTEM_CARGO);
                 command.env("RUSTC", SYSTEM_RUSTC);
                 command.env("RUSTC_BOOTSTRAP", "1");
+                // Its subcommands are looked up by PATH, where rustup's often come first.
+                command.env("PATH", with_system_first(env::var_os("PATH")));
                 command
             }
         };
@@ -61,6 +63,28 @@ impl Compiler {
             .current_dir(&workspace.root);
         command
     }
+
+    /// Whether it has a clippy of its own. Another compiler's cannot stand in: it would not
+    /// find the source of `core`.
+    pub(crate) fn has_clippy(self, workspace: &Workspace) -> bool {
+        match self {
+            Self::Nightly => {
+                process::output(self.cargo(workspace).args(["clippy", "--version"])).is_ok()
+            }
+            Self::System => Path::new(SYSTEM_CARGO)
+                .with_file_name("cargo-clippy")
+                .is_file(),
+        }
+    }
+}
+
+fn with_system_first(path: Option<OsString>) -> OsString {
+    let mut first = OsString::from("/usr/bin");
+    if let Some(path) = path {
+        first.push(":");
+        first.push(path);
+    }
+    first
 }
 
 impl fmt::Display for Compiler {
