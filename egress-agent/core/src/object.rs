@@ -346,7 +346,7 @@ pub struct ServiceEndpoint {
     pub addresses: BTreeSet<IpAddr>,
     /// `conditions.ready` is not false (S84).
     pub ready: bool,
-    /// `conditions.serving` (absent: as `ready`).
+    /// `conditions.serving` is not false.
     pub serving: bool,
     /// `conditions.terminating`.
     pub terminating: bool,

@@ -642,11 +642,6 @@ mod tests {
                 "/status/phase",
                 json!("Succeeded"),
             ),
-            with(
-                pod("x/early", "10.0.0.7", 8080),
-                "/status/phase",
-                json!("Pending"),
-            ),
         ];
         assert_eq!(
             at(&values, "10.96.0.1|80"),

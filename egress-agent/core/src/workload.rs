@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn a_policy_of_an_unknown_namespace_isolates_in_every_one() {
-        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}});
+        let select = json!({"matchLabels": {"app": "web"}});
+        let spec = json!({"podSelector": select, "policyTypes": ["Egress"]});
         let policies = [with(
             policy_value("x/p", &spec),
             "/metadata/namespace",

@@ -167,7 +167,7 @@ fn phase(status: &Field<'_, '_>) -> Result<Option<Phase>, Problem> {
     }
 }
 
-/// Condition Ready. A pod that is Pending is not ready without saying so.
+/// Condition Ready.
 fn ready(status: &Field<'_, '_>) -> Result<Option<bool>, Problem> {
     if let Some(conditions) = status.get("conditions")? {
         for condition in conditions.items()? {
@@ -176,10 +176,7 @@ fn ready(status: &Field<'_, '_>) -> Result<Option<bool>, Problem> {
             }
         }
     }
-    let pending = status
-        .get("phase")?
-        .is_some_and(|phase| phase.string() == Ok("Pending"));
-    Ok(pending.then_some(false))
+    Ok(None)
 }
 
 /// `podIPs` and `podIP` together: either may be there alone in a file.
@@ -399,12 +396,12 @@ mod tests {
     }
 
     #[test]
-    fn readiness_is_the_condition_and_pending_is_not_ready_s96() {
+    fn readiness_is_the_condition_alone_s96() {
         let ready = |status| pod(&with(value(), "/status", status)).ready;
         let condition = |status| json!([{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": status}]);
         assert_eq!(ready(json!({"phase": "Running"})), None);
         assert_eq!(ready(json!({})), None);
-        assert_eq!(ready(json!({"phase": "Pending"})), Some(false));
+        assert_eq!(ready(json!({"phase": "Pending"})), None);
         assert_eq!(
             ready(json!({"phase": "Running", "conditions": condition("True")})),
             Some(true)

@@ -92,11 +92,11 @@ fn endpoint(
             .map(|field| field.boolean())
             .transpose()
     };
-    let ready = condition("ready")?.unwrap_or(true);
     Ok(ServiceEndpoint {
         addresses,
-        ready,
-        serving: condition("serving")?.unwrap_or(ready),
+        // As kube-proxy reads them: what is not said is good.
+        ready: condition("ready")?.unwrap_or(true),
+        serving: condition("serving")?.unwrap_or(true),
         terminating: condition("terminating")?.unwrap_or(false),
         node: field.text("nodeName")?.map(str::to_owned),
         pod: pod(field, namespace)?,
@@ -164,7 +164,7 @@ mod tests {
         };
         assert_eq!(of(json!(null)), (true, true, false));
         assert_eq!(of(json!({"ready": null})), (true, true, false));
-        assert_eq!(of(json!({"ready": false})), (false, false, false));
+        assert_eq!(of(json!({"ready": false})), (false, true, false));
         assert_eq!(
             of(json!({"ready": false, "serving": true, "terminating": true})),
             (false, true, true)

@@ -15,50 +15,40 @@ const UNKNOWN: &str = "<unknown>";
 /// Reads a policy whose `apiVersion` was looked at before.
 pub(crate) fn read(root: &Field<'_, '_>, version: Result<(), Problem>) -> Policy {
     let mut problems = Vec::new();
-    let mut closing = Vec::new();
-    closing.extend(version.err());
-    let (name, place) = name(root, &mut closing);
+    let mut whole = Vec::new();
     let unknown = root.only(&["apiVersion", "kind", "metadata", "spec", "status"]);
     problems.extend(unknown.err().map(|problem| problem.so("it is ignored")));
-
-    let (subject, egress) = match root.get("spec") {
-        Ok(Some(spec)) => {
-            let egress = egress(&spec, &name.namespace, &mut problems);
-            (subject(&spec, place), egress)
-        }
-        // Every field of it is optional, and the defaults do not mention egress (S3).
-        Ok(None) => (Ok(Subject::every_pod(place)), Ok(Egress::NotMentioned)),
-        Err(problem) => (Ok(Subject::every_pod(place)), Err(problem)),
-    };
-    let subject = subject.unwrap_or_else(|problem| {
-        let problem = problem.so("the policy selects every pod of its namespace");
-        // Whoever is selected, a policy that is readably about ingress alone isolates nobody
-        // for egress (S2).
-        match egress {
-            Ok(Egress::NotMentioned) => problems.push(problem),
-            Ok(Egress::Isolated(_)) | Err(_) => closing.push(problem),
-        }
+    let (name, place) = name(root, &mut whole);
+    let subject = subject(root, place).unwrap_or_else(|problem| {
+        whole.push(problem.so("the policy may select every pod of its namespace"));
         Subject::every_pod(place)
     });
-    match egress {
-        Ok(egress) if closing.is_empty() => {
-            return Policy {
-                name,
-                subject,
-                egress,
-                problems,
-                unreadable: false,
-            };
+    let egress = version.and_then(|()| egress(root, &name.namespace, &mut problems));
+    let egress = match egress {
+        Ok(Egress::NotMentioned) => {
+            // Whatever it is called and whomever it selects, a policy that is readably about
+            // ingress alone isolates nobody for egress (S2).
+            problems.append(&mut whole);
+            Some(Egress::NotMentioned)
         }
-        Ok(_) => {}
-        Err(problem) => closing.push(problem),
+        Ok(egress @ Egress::Isolated(_)) => whole.is_empty().then_some(egress),
+        Err(problem) => {
+            whole.push(problem);
+            None
+        }
+    };
+    let Some(egress) = egress else {
+        let consequence = "the policy isolates and allows nothing";
+        problems.extend(whole.into_iter().map(|problem| problem.so(consequence)));
+        return unreadable(name, subject, problems);
+    };
+    Policy {
+        name,
+        subject,
+        egress,
+        problems,
+        unreadable: false,
     }
-    problems.extend(
-        closing
-            .into_iter()
-            .map(|problem| problem.so("the policy isolates and allows nothing")),
-    );
-    unreadable(name, subject, problems)
 }
 
 /// A container port's name: 1–15 of `[a-z0-9-]`, a letter among them, hyphens only inside
@@ -90,7 +80,10 @@ fn name(root: &Field<'_, '_>, closing: &mut Vec<Problem>) -> (Name, SubjectNames
 }
 
 /// `podSelector`, everything when absent (S7).
-fn subject(spec: &Field<'_, '_>, namespace: SubjectNamespace) -> Result<Subject, Problem> {
+fn subject(root: &Field<'_, '_>, namespace: SubjectNamespace) -> Result<Subject, Problem> {
+    let Some(spec) = root.get("spec")? else {
+        return Ok(Subject::every_pod(namespace));
+    };
     let selector = spec
         .get("podSelector")?
         .map(|field| selector::read(&field))
@@ -102,34 +95,43 @@ fn subject(spec: &Field<'_, '_>, namespace: SubjectNamespace) -> Result<Subject,
 }
 
 fn egress(
-    spec: &Field<'_, '_>,
+    root: &Field<'_, '_>,
     namespace: &str,
     problems: &mut Vec<Problem>,
 ) -> Result<Egress, Problem> {
-    spec.only(&["podSelector", "policyTypes", "ingress", "egress"])?;
-    let rules = spec.get("egress")?;
-    let mentioned = match policy_types(spec)? {
-        PolicyTypes::Stated { egress } => egress,
-        // The default (S3).
-        PolicyTypes::Absent => match &rules {
-            Some(rules) => rules.items()?.next().is_some(),
-            None => false,
-        },
-    };
-    if !mentioned {
-        // Rules may be there all the same, and mean nothing (S5).
+    let Some(spec) = root.get("spec")? else {
+        // Every field of it is optional, and the defaults do not mention egress (S3).
         return Ok(Egress::NotMentioned);
-    }
-    let rules = rules
-        .map(|list| {
-            Rules {
-                namespace,
-                problems,
+    };
+    let types = policy_types(&spec)?;
+    let unknown = spec.only(&["podSelector", "policyTypes", "ingress", "egress"]);
+    let rules = match (types, spec.get("egress")?) {
+        (PolicyTypes::Stated { egress: false }, _) => {
+            // Rules may be there all the same, and mean nothing (S5), like any other field.
+            problems.extend(unknown.err().map(|problem| problem.so("it is ignored")));
+            return Ok(Egress::NotMentioned);
+        }
+        (PolicyTypes::Stated { egress: true }, rules) => rules,
+        // The default: whether there are rules (S3).
+        (PolicyTypes::Absent, rules) => {
+            let any = rules
+                .map(|list| Ok(list.items()?.next().is_some()))
+                .transpose()?;
+            if any != Some(true) {
+                return unknown.map(|()| Egress::NotMentioned);
             }
-            .read(&list)
-        })
-        .transpose()?;
-    Ok(Egress::Isolated(rules.unwrap_or_default()))
+            rules
+        }
+    };
+    unknown?;
+    let rules = rules.map(|list| {
+        Rules {
+            namespace,
+            problems,
+        }
+        .read(&list)
+    });
+    Ok(Egress::Isolated(rules.transpose()?.unwrap_or_default()))
 }
 
 enum PolicyTypes {
@@ -349,13 +351,25 @@ mod tests {
     }
 
     #[test]
-    fn whom_an_ingress_policy_selects_does_not_matter_s2() {
-        let spec =
-            json!({"podSelector": {"matchLabels": {"a": "not ok"}}, "policyTypes": ["Ingress"]});
-        let read = policy(&policy_value("x/a", &spec));
+    fn a_policy_that_is_readably_about_ingress_alone_isolates_nobody_s2() {
+        let ingress = json!({"policyTypes": ["Ingress"]});
+        let bad_selector = json!({"matchLabels": {"a": "not ok"}});
+        let value = policy_value("x/a", &ingress);
+        for (pointer, wrong) in [
+            ("/spec/podSelector", bad_selector),
+            ("/spec/newer", json!({})),
+            ("/metadata/namespace", json!(5)),
+            ("/metadata/name", json!(5)),
+        ] {
+            let read = policy(&with(value.clone(), pointer, wrong));
+            assert_eq!(read.egress, Egress::NotMentioned, "{pointer}");
+            assert_eq!((read.problems.len(), read.unreadable), (1, false));
+        }
+        let read = policy(&with(value, "/spec/egress", json!("text")));
         assert_eq!(
             (read.egress, read.problems.len()),
-            (Egress::NotMentioned, 1)
+            (Egress::NotMentioned, 0),
+            "S5"
         );
     }
 

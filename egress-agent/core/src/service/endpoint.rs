@@ -14,6 +14,7 @@ pub(super) struct Endpoint<'s> {
     pub(super) ready: bool,
     /// Serving and terminating: used while there is no ready one.
     pub(super) draining: bool,
+    /// Where it runs, if that is known: nothing is on a node without a name.
     pub(super) node: Option<&'s str>,
     /// False for a pod whose object is not there yet (S84).
     pub(super) seen: bool,
@@ -76,7 +77,7 @@ pub(super) fn endpoints<'s>(
                 address: *address,
                 ready: endpoint.ready,
                 draining: endpoint.serving && endpoint.terminating,
-                node: endpoint.node.as_deref(),
+                node: named(endpoint.node.as_deref()),
                 seen,
                 ports: PortsOf::Slice(&slice.ports),
             }));
@@ -105,10 +106,14 @@ fn from_selector<'s>(store: &'s Store, service: &'s Service) -> Vec<Endpoint<'s>
                 address: *address,
                 ready: service.publish_not_ready || (serving && !pod.terminating),
                 draining: serving && pod.terminating,
-                node: Some(&pod.node),
+                node: named(Some(&pod.node)),
                 seen: true,
                 ports: PortsOf::Pod(pod),
             })
         })
         .collect()
+}
+
+fn named(node: Option<&str>) -> Option<&str> {
+    node.filter(|node| !node.is_empty())
 }
