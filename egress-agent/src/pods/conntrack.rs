@@ -318,23 +318,8 @@ mod tests {
         reason = "a test may fail by panic"
     )]
 
+    use super::super::testing::{attr, nest};
     use super::*;
-
-    /// An attribute with its padding; nested ones carry the flag as the kernel sends it.
-    fn attr(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = u16::try_from(value.len() + 4)
-            .unwrap()
-            .to_ne_bytes()
-            .to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    fn nest(kind: u16, parts: &[Vec<u8>]) -> Vec<u8> {
-        attr(kind | 0x8000, &parts.concat())
-    }
 
     fn tuple(kind: u16, protocol: u8, source: (&str, u16), destination: (&str, u16)) -> Vec<u8> {
         let address = |text: &str, v4, v6| match text.parse().unwrap() {

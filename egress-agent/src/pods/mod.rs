@@ -36,6 +36,8 @@ mod netlink;
 mod netns;
 mod nsid;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod watch;
 

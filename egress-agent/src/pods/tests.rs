@@ -499,7 +499,7 @@ fn a_look_at_250_pods_is_cheap() {
     });
     eprintln!("a look at {PODS} pods took {took:?}");
     // 6 ms measured in a release build, 15 ms in this one; a tick has 500.
-    assert!(took < Duration::from_millis(50), "{took:?}");
+    assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
 #[test]
@@ -564,25 +564,12 @@ fn tracked() -> (Ns, Ns) {
             "addr add 10.77.0.{last}/24 dev {device}\naddr add fd77::{last}/64 dev {device} nodad"
         ));
     }
-    // The kernel tracks a namespace only while a rule there asks for it.
-    agent.run(|| {
-        let rules = "add table inet t; add chain inet t c { type filter hook input priority 0; }; \
-                     add rule inet t c ct state new accept";
-        let nft = Command::new("nft")
-            .arg(rules)
-            .output()
-            .expect("running nft (package nftables)");
-        assert!(
-            nft.status.success(),
-            "{}",
-            String::from_utf8_lossy(&nft.stderr)
-        );
-    });
+    agent.run(testing::track_connections);
     (agent, pod)
 }
 
 #[test]
-#[ignore = "needs root and nft"]
+#[ignore = "needs root"]
 fn older_flows_are_told_apart_by_who_opened_them() {
     let (agent, pod) = tracked();
     let pods = addresses(&["10.77.0.2", "fd77::2"]);
@@ -659,12 +646,12 @@ fn older_flows_are_told_apart_by_who_opened_them() {
             )])
         );
 
+        // Half closed: the pod may still answer.
         inbound.shutdown(std::net::Shutdown::Write).unwrap();
-        thread::sleep(Duration::from_millis(50));
-        assert!(
-            look().inbound.contains(&tcp(true)),
-            "half closed, the pod may still answer"
-        );
+        let until = Instant::now() + Duration::from_secs(2);
+        while !look().inbound.contains(&tcp(true)) {
+            assert!(Instant::now() < until, "{:?}", look());
+        }
         drop((outbound, answering));
     }
     let nobody = agent
