@@ -7,7 +7,8 @@
 //! 2. *move*: each address and frontend gets its new class by one write. Where rulesets are about to
 //!    be left in the same plan, the class is a transitional one: its column says the *old* ports for
 //!    those rulesets and the new ports for all others.
-//! 3. *flip*: each endpoint by one write.
+//! 3. *flip*: each endpoint by one write. (An endpoint that becomes open or closed, or goes away, is
+//!    written before the moves: no table has a say in its verdict.)
 //! 4. *settle*: nothing uses the left rulesets any more, so transitional classes that differ only in
 //!    those are merged.
 //! 5. *release*.
@@ -24,7 +25,7 @@ use egress_common::abi::{
 use egress_common::tables::Tables as _;
 use zerocopy::network_endian::{U16, U32};
 
-use crate::compile::{Desired, DesiredEndpoint, EndpointRules, address};
+use crate::compile::{Desired, DesiredEndpoint, EndpointRules, address as address_key};
 use crate::image::{Image, Placed, Step, ip};
 use crate::ports::PortSet;
 use crate::ruleset::{Ruleset, RulesetKey};
@@ -247,6 +248,27 @@ impl Slots {
     }
 }
 
+/// The writes of endpoints.
+#[derive(Debug, Default)]
+struct Flips {
+    /// Slots to open.
+    opens: Vec<Step>,
+    /// Endpoints that no table has a say in any more: open, closed, gone.
+    early: Vec<Step>,
+    /// The others.
+    flips: Vec<Step>,
+    /// Slots to close.
+    closes: Vec<Step>,
+}
+
+/// Whether two values of an endpoint differ in nothing but their generation.
+fn same(one: &Endpoint, other: &Endpoint) -> bool {
+    Endpoint {
+        generation: other.generation,
+        ..*one
+    } == *other
+}
+
 /// Ports id by ruleset slot.
 type Column = BTreeMap<u32, u32>;
 
@@ -352,12 +374,17 @@ impl<'a> Draft<'a> {
         let built = draft.build_rulesets();
         let (class_entries, moves, settles, peers_changed) = draft.move_peers();
         let (frontend_entries, frontend_moves, frontend_settles) = draft.move_frontends();
-        let (opens, flips, closes) = draft.flip(limits);
+        let Flips {
+            opens,
+            early,
+            flips,
+            closes,
+        } = draft.flip(limits);
 
         // Prepare.
         let generation = have.config.generation.get().wrapping_add(1);
         let mut config = have.config;
-        if !flips.is_empty() {
+        if !(early.is_empty() && flips.is_empty()) {
             config.generation = U32::new(generation);
             draft.steps.push(Step::SetConfig(config));
         }
@@ -375,6 +402,7 @@ impl<'a> Draft<'a> {
         draft.steps.extend(class_entries);
         draft.steps.extend(frontend_entries);
         draft.steps.extend(opens);
+        draft.steps.extend(early);
         // Move. The epoch follows: a flow that was judged meanwhile carries the old one.
         let frontends_changed = !frontend_moves.is_empty();
         draft.steps.extend(moves);
@@ -401,14 +429,17 @@ impl<'a> Draft<'a> {
             .map(|(slot, placed)| (placed.key, *slot))
             .collect();
         let mut next = self.have.next.ruleset.max(1);
-        let mut tried = 0;
+        // Each slot is tried once, so none is given out twice.
+        let mut tried = 1;
         for key in self
             .want
             .rulesets
             .keys()
             .filter(|key| !self.refused.contains_key(key))
         {
-            if let Some(slot) = placed.get(key) {
+            if let Some(slot) = placed.get(key)
+                && !self.torn(*slot, key)
+            {
                 self.slots.insert(*key, *slot);
                 continue;
             }
@@ -455,6 +486,74 @@ impl<'a> Draft<'a> {
             .collect();
     }
 
+    /// Whether a ruleset that stays must be built anew all the same: an endpoint leaves it while what
+    /// it says of some address changes. Until it left, that endpoint must see what the ruleset said;
+    /// those that stay must not see it any more.
+    fn torn(&self, slot: u32, key: &RulesetKey) -> bool {
+        let mut left = false;
+        for (hook, had) in self
+            .have
+            .endpoints
+            .iter()
+            .filter(|(_, had)| had.ruleset.get() == slot)
+        {
+            let Some(desired) = self.want.endpoints.get(hook) else {
+                continue;
+            };
+            match desired.rules {
+                // These are written before anything moves.
+                EndpointRules::Open | EndpointRules::Closed => {}
+                EndpointRules::Ruleset(wanted) if self.refused.contains_key(&wanted) => {
+                    return false;
+                }
+                EndpointRules::Ruleset(wanted) => {
+                    left |=
+                        wanted != *key || !same(had, &endpoint(desired, slot, had.slot.get(), 0));
+                }
+            }
+        }
+        left && (self.says_other_of_peers(slot, key) || self.says_other_of_frontends(slot, key))
+    }
+
+    fn says_other_of_peers(&self, slot: u32, key: &RulesetKey) -> bool {
+        let nothing = PortSet::nothing();
+        let wanted = |address: &IpAddr| -> &PortSet {
+            let column = self
+                .want
+                .peers
+                .get(address)
+                .and_then(|index| self.want.columns.get(*index));
+            column
+                .and_then(|column| column.get(key))
+                .unwrap_or(&nothing)
+        };
+        let now = |address: &IpAddr| -> &PortSet {
+            let class = self.have.peers.get(&address_key(*address));
+            let ports = class.and_then(|class| self.have.class_ports(slot, *class));
+            match ports {
+                None | Some(PORTS_NOTHING) => &nothing,
+                Some(PORTS_EVERYTHING) => &PortSet::Everything,
+                Some(id) => self.have.ports.get(&id).unwrap_or(&nothing),
+            }
+        };
+        let gone = self.have.peers.keys().map(ip);
+        self.want
+            .peers
+            .keys()
+            .copied()
+            .chain(gone)
+            .any(|address| wanted(&address) != now(&address))
+    }
+
+    fn says_other_of_frontends(&self, slot: u32, key: &RulesetKey) -> bool {
+        self.have.frontends.len() != self.want.frontends.len()
+            || self.want.frontends.iter().any(|(frontend, rulesets)| {
+                self.have.frontends.get(frontend).is_none_or(|id| {
+                    self.have.frontend_allowed(slot, *id) != rulesets.contains(key)
+                })
+            })
+    }
+
     fn build_rulesets(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
         for (key, slot) in &self.slots {
@@ -497,7 +596,7 @@ impl<'a> Draft<'a> {
         // Addresses by where they are and where they should be.
         let mut groups: BTreeMap<(Option<u32>, Option<usize>), Vec<Address>> = BTreeMap::new();
         for (ip, column) in &self.want.peers {
-            let key = address(*ip);
+            let key = address_key(*ip);
             groups
                 .entry((self.have.peers.get(&key).copied(), Some(*column)))
                 .or_default()
@@ -730,16 +829,22 @@ impl<'a> Draft<'a> {
             if had.is_none() {
                 self.peak.frontends += 1;
             }
-            if wanted.is_none() {
+            // While a pod is held back on an old ruleset, the address stays what it was to it.
+            if wanted.is_none() && self.frozen.is_empty() {
                 settles.push(Step::RemoveFrontend { key: *key });
             }
         }
         (entries, moves, settles)
     }
 
-    /// Slots to open, endpoint writes, slots to close.
-    fn flip(&mut self, limits: &Limits) -> (Vec<Step>, Vec<Step>, Vec<Step>) {
-        let (mut opens, mut flips, mut closes) = (Vec::new(), Vec::new(), Vec::new());
+    /// Endpoint writes.
+    fn flip(&mut self, limits: &Limits) -> Flips {
+        let Flips {
+            mut opens,
+            mut early,
+            mut flips,
+            mut closes,
+        } = Flips::default();
         let generation = self.have.config.generation.get().wrapping_add(1);
         let mut slots = Slots::new(self.have, limits.endpoints);
         for (hook, desired) in &self.want.endpoints {
@@ -764,28 +869,33 @@ impl<'a> Draft<'a> {
                 slot
             };
             let value = endpoint(desired, ruleset, slot, generation);
-            let same = had.is_some_and(|had| {
-                Endpoint {
-                    generation: value.generation,
-                    ..*had
-                } == value
-            });
-            if !same {
-                flips.push(Step::SetEndpoint {
-                    hook: *hook,
-                    endpoint: value,
-                });
+            if had.is_some_and(|had| same(had, &value)) {
+                continue;
+            }
+            let flip = Step::SetEndpoint {
+                hook: *hook,
+                endpoint: value,
+            };
+            match desired.rules {
+                // Their verdict depends on no table, so they need not wait for the moves.
+                EndpointRules::Open | EndpointRules::Closed if had.is_some() => early.push(flip),
+                _ => flips.push(flip),
             }
         }
         for (hook, had) in &self.have.endpoints {
             if !self.want.endpoints.contains_key(hook) {
-                flips.push(Step::RemoveEndpoint { hook: *hook });
+                early.push(Step::RemoveEndpoint { hook: *hook });
                 closes.push(Step::CloseSlot {
                     slot: had.slot.get(),
                 });
             }
         }
-        (opens, flips, closes)
+        Flips {
+            opens,
+            early,
+            flips,
+            closes,
+        }
     }
 
     /// Deletes what nothing refers to after the steps so far.
@@ -984,3 +1094,12 @@ fn frontend_address(key: &FrontendKey) -> Address {
         bytes: key.address,
     }
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+mod tests;

@@ -1,0 +1,402 @@
+//! Every prefix of every plan shows each packet the old or the new verdict, and what is left at the
+//! end is what a plan from nothing would make.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use egress_common::decide::decide;
+use egress_common::event::Action;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::compile::{Isolation, Options, Subject, compile};
+use crate::image::Image;
+use crate::object::{Read, read};
+use crate::store::{Event, Store};
+use crate::workload;
+
+/// splitmix64
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        let index = self.below(u64::try_from(list.len()).unwrap());
+        &list[usize::try_from(index).unwrap()]
+    }
+}
+
+const PODS: u64 = 6;
+const NAMESPACES: [&str; 2] = ["a", "b"];
+const LABELS: [&str; 3] = ["red", "green", "blue"];
+const PORTS: [u16; 3] = [80, 81, 8080];
+
+fn pod(random: &mut Random, index: u64) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": NAMESPACES[usize::from(index >= PODS / 2)], "name": format!("p{index}"),
+            "labels": {"colour": random.pick(&LABELS)}},
+        "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [
+            {"name": "web", "containerPort": random.pick(&PORTS), "protocol": "TCP"}]}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": format!("10.0.0.{index}")}]},
+    })
+}
+
+fn peer(random: &mut Random) -> Value {
+    match random.below(4) {
+        0 => json!({"podSelector": {"matchLabels": {"colour": random.pick(&LABELS)}}}),
+        1 => {
+            json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": random.pick(&NAMESPACES)}},
+            "podSelector": {"matchLabels": {"colour": random.pick(&LABELS)}}})
+        }
+        2 => json!({"ipBlock": {"cidr": "10.96.0.0/16", "except": ["10.96.0.1/32"]}}),
+        _ => json!({"ipBlock": {"cidr": format!("10.0.0.{}/30", 4 * random.below(2))}}),
+    }
+}
+
+fn policy(random: &mut Random, index: u64) -> Value {
+    let rules: Vec<Value> = (0..random.below(3))
+        .map(|_| {
+            let mut rule = json!({});
+            if random.below(5) > 0 {
+                rule["to"] = (0..=random.below(2)).map(|_| peer(random)).collect();
+            }
+            if random.below(4) > 0 {
+                let port = if random.below(3) == 0 {
+                    json!("web")
+                } else {
+                    json!(random.pick(&PORTS))
+                };
+                rule["ports"] = json!([{"port": port, "protocol": "TCP"}]);
+            }
+            rule
+        })
+        .collect();
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": random.pick(&NAMESPACES), "name": format!("n{index}")},
+        "spec": {"podSelector": {"matchLabels": {"colour": random.pick(&LABELS)}}, "policyTypes": ["Egress"],
+            "egress": rules},
+    })
+}
+
+fn service(random: &mut Random, index: u64) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": random.pick(&NAMESPACES), "name": format!("s{index}")},
+        "spec": {"clusterIP": format!("10.96.0.{index}"), "clusterIPs": [format!("10.96.0.{index}")],
+            "selector": {"colour": random.pick(&LABELS)},
+            "ports": [{"port": 80, "targetPort": random.pick(&PORTS), "protocol": "TCP"}]},
+    })
+}
+
+/// A cluster: all its objects, each there or not.
+fn cluster(random: &mut Random, last: Option<&[Value]>) -> Vec<Value> {
+    let mut objects: Vec<Value> = NAMESPACES
+        .iter()
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+        .collect();
+    // Most stays as it was, so that classes and rulesets are kept as well as changed.
+    let churn = 1 + random.below(4);
+    let mut slot = |random: &mut Random,
+                    kind: fn(&mut Random, u64) -> Value,
+                    index: u64,
+                    objects: &mut Vec<Value>| {
+        let made = kind(random, index);
+        let name = made["metadata"]["name"].clone();
+        let kept = last
+            .into_iter()
+            .flatten()
+            .find(|o| o["kind"] == made["kind"] && o["metadata"]["name"] == name);
+        match (kept, last) {
+            (Some(kept), _) if random.below(6) >= churn => objects.push(kept.clone()),
+            (None, Some(_)) if random.below(6) >= churn => {}
+            _ if random.below(4) > 0 => objects.push(made),
+            _ => {}
+        }
+    };
+    for index in 0..PODS {
+        slot(random, pod, index, &mut objects);
+    }
+    for index in 0..4 {
+        slot(random, policy, index, &mut objects);
+    }
+    for index in 1..3 {
+        slot(random, service, index, &mut objects);
+    }
+    objects
+}
+
+fn desired(objects: &[Value], previous: &Desired) -> Desired {
+    let mut store = Store::default();
+    for object in objects {
+        match read(object) {
+            Read::Object(object) => {
+                store.apply(Event::Applied(object));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let subjects: Vec<Subject<'_>> = store
+        .pods()
+        .map(|pod| Subject {
+            hook: 100 + pod.name.name[1..].parse::<u64>().unwrap(),
+            addresses: pod.addresses.clone(),
+            isolation: Isolation::of(pod, workload::isolating(&store, pod)).unwrap(),
+        })
+        .collect();
+    let options = Options {
+        node: "n".to_owned(),
+        ..Options::default()
+    };
+    compile(&store, &subjects, &options, previous)
+}
+
+/// Every packet worth asking about: hook, destination, port.
+fn packets() -> Vec<(u64, IpAddr, u16)> {
+    let pods = (0..PODS).map(|i| format!("10.0.0.{i}"));
+    let others = ["10.96.0.1", "10.96.0.2", "10.96.0.77", "192.0.2.1"].map(str::to_owned);
+    let destinations: Vec<IpAddr> = pods.chain(others).map(|a| a.parse().unwrap()).collect();
+    let mut packets = Vec::new();
+    for hook in 100..100 + PODS {
+        for destination in &destinations {
+            packets.extend(PORTS.iter().map(|port| (hook, *destination, *port)));
+        }
+    }
+    packets
+}
+
+fn passes(image: &Image, (hook, destination, port): (u64, IpAddr, u16)) -> bool {
+    image.endpoints.get(&hook).is_none_or(|endpoint| {
+        decide(image, endpoint, &address_key(destination), 6, port).action() == Action::Pass
+    })
+}
+
+fn applied(image: &Image, steps: &[Step]) -> Image {
+    let mut image = image.clone();
+    steps.iter().for_each(|step| image.apply(step));
+    image
+}
+
+fn fresh(want: &Desired) -> Image {
+    applied(
+        &Image::default(),
+        &plan(&Image::default(), want, &Limits::UNLIMITED).steps,
+    )
+}
+
+#[test]
+fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
+    let packets = packets();
+    let (mut transitions, mut third, mut changed, mut flips, mut settles) = (0, 0, 0, 0, 0);
+    for seed in 0..400_u64 {
+        let mut random = Random(seed);
+        let mut objects = cluster(&mut random, None);
+        let mut want = desired(&objects, &Desired::default());
+        let mut have = fresh(&want);
+        for turn in 0..5 {
+            objects = cluster(&mut random, Some(&objects));
+            want = desired(&objects, &want);
+            let Plan { steps, refused, .. } = plan(&have, &want, &Limits::UNLIMITED);
+            assert_eq!(refused, [], "seed {seed} turn {turn}");
+            let end = applied(&have, &steps);
+            let mut now = have.clone();
+            let old: Vec<bool> = packets.iter().map(|p| passes(&have, *p)).collect();
+            let new: Vec<bool> = packets.iter().map(|p| passes(&end, *p)).collect();
+            let wanted = fresh(&want);
+            for (packet, verdict) in packets.iter().zip(&new) {
+                assert_eq!(
+                    passes(&wanted, *packet),
+                    *verdict,
+                    "seed {seed} turn {turn}: {packet:?} at the end"
+                );
+            }
+            for (done, step) in steps.iter().enumerate() {
+                now.apply(step);
+                for ((packet, old), new) in packets.iter().zip(&old).zip(&new) {
+                    let verdict = passes(&now, *packet);
+                    if verdict != *old && verdict != *new {
+                        third += 1;
+                        panic!(
+                            "seed {seed} turn {turn}: a third verdict for {packet:?} after step {done} {step:?} of {steps:#?}"
+                        );
+                    }
+                }
+            }
+            // Nothing is left behind.
+            assert_eq!(
+                end.rulesets.len(),
+                wanted.rulesets.len(),
+                "seed {seed} turn {turn}: rulesets"
+            );
+            assert_eq!(
+                end.ports.len(),
+                wanted.ports.len(),
+                "seed {seed} turn {turn}: port sets"
+            );
+            assert_eq!(
+                end.peers.len(),
+                wanted.peers.len(),
+                "seed {seed} turn {turn}: peers"
+            );
+            assert_eq!(
+                end.classes.len(),
+                wanted.classes.len(),
+                "seed {seed} turn {turn}: classes"
+            );
+            assert_eq!(
+                end.frontends.len(),
+                wanted.frontends.len(),
+                "seed {seed} turn {turn}: frontends"
+            );
+            assert_eq!(
+                plan(&end, &want, &Limits::UNLIMITED).steps,
+                [],
+                "seed {seed} turn {turn}: not at rest"
+            );
+            transitions += 1;
+            changed += old.iter().zip(&new).filter(|(old, new)| old != new).count();
+            flips += steps
+                .iter()
+                .filter(|s| matches!(s, Step::SetEndpoint { .. }))
+                .count();
+            let flip = steps
+                .iter()
+                .rposition(|s| matches!(s, Step::SetEndpoint { .. }))
+                .unwrap_or(usize::MAX);
+            settles += steps
+                .iter()
+                .skip(flip)
+                .filter(|s| matches!(s, Step::SetPeer { .. } | Step::RemovePeer { .. }))
+                .count();
+            have = end;
+        }
+    }
+    assert_eq!(third, 0);
+    assert!(
+        transitions == 2_000 && changed > 10_000 && flips > 1_000 && settles > 50,
+        "too tame: {transitions} transitions, {changed} verdicts changed, {flips} flips, {settles} settling moves"
+    );
+}
+
+#[test]
+fn what_does_not_fit_is_refused_whole_and_never_opens() {
+    let packets = packets();
+    let (mut refusals, mut closed) = (0, 0);
+    for seed in 0..300_u64 {
+        let mut random = Random(seed ^ 0xcafe);
+        let mut objects = cluster(&mut random, None);
+        let mut want = desired(&objects, &Desired::default());
+        let mut have = fresh(&want);
+        let limits = Limits {
+            classes: have.classes.values().map(BTreeMap::len).sum::<usize>() + 2,
+            ports: have
+                .ports
+                .values()
+                .map(|set| set.entries(0).len())
+                .sum::<usize>()
+                + 1,
+            rulesets: u32::try_from(have.rulesets.len()).unwrap() + 2,
+            peers: have.peers.len() + 1,
+            ..Limits::UNLIMITED
+        };
+        for turn in 0..4 {
+            objects = cluster(&mut random, Some(&objects));
+            want = desired(&objects, &want);
+            let Plan { steps, refused, .. } = plan(&have, &want, &limits);
+            let wanted = fresh(&want);
+            let mut now = have.clone();
+            for step in &steps {
+                now.apply(step);
+                let full = [
+                    (
+                        "classes",
+                        now.classes.values().map(BTreeMap::len).sum(),
+                        limits.classes,
+                    ),
+                    (
+                        "ports",
+                        now.ports.values().map(|set| set.entries(0).len()).sum(),
+                        limits.ports,
+                    ),
+                    (
+                        "rulesets",
+                        now.rulesets.len() + 1,
+                        usize::try_from(limits.rulesets).unwrap(),
+                    ),
+                    ("peers", now.peers.len(), limits.peers),
+                ];
+                for (map, used, capacity) in full {
+                    let used: usize = used;
+                    assert!(
+                        used <= capacity,
+                        "seed {seed} turn {turn}: {map} {used} > {capacity} in {steps:#?}"
+                    );
+                }
+            }
+            for packet in &packets {
+                let (old, new, got) = (
+                    passes(&have, *packet),
+                    passes(&wanted, *packet),
+                    passes(&now, *packet),
+                );
+                // Held back on rules that other pods still have: what those say now.
+                let old_rules = have.endpoints.get(&packet.0).and_then(|endpoint| {
+                    let key = have.rulesets.get(&endpoint.ruleset.get())?.key;
+                    let ruleset = U32::new(wanted.slot_of(&key)?);
+                    let endpoint = Endpoint {
+                        ruleset,
+                        ..*endpoint
+                    };
+                    Some(
+                        decide(&wanted, &endpoint, &address_key(packet.1), 6, packet.2).action()
+                            == Action::Pass,
+                    )
+                });
+                assert!(
+                    old || new || !got || old_rules == Some(true),
+                    "seed {seed} turn {turn}: {packet:?} opened, which neither the old nor the new policy does: {refused:?}"
+                );
+                closed += usize::from(!got && new);
+            }
+            refusals += refused.len();
+            have = now;
+        }
+    }
+    assert!(
+        refusals > 100 && closed > 100,
+        "too tame: {refusals} refusals, {closed} packets closed by them"
+    );
+}
+
+#[test]
+fn a_new_pod_whose_ruleset_does_not_fit_is_closed() {
+    let objects = [
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "a", "name": "p0"},
+            "spec": {"nodeName": "n"}, "status": {"podIPs": [{"ip": "10.0.0.1"}]}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"namespace": "a", "name": "n"},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}}),
+    ];
+    let want = desired(&objects, &Desired::default());
+    let limits = Limits {
+        trie: 0,
+        ..Limits::UNLIMITED
+    };
+    let planned = plan(&Image::default(), &want, &limits);
+    assert_eq!(planned.refused.len(), 1);
+    let image = applied(&Image::default(), &planned.steps);
+    assert!(!passes(&image, (100, "192.0.2.1".parse().unwrap(), 80)));
+    let hooks: BTreeSet<u64> = image.endpoints.keys().copied().collect();
+    assert_eq!(hooks, BTreeSet::from([100]));
+}
