@@ -143,6 +143,55 @@ impl Agent {
         })
     }
 
+    /// Starts a second agent on the same pins, with a socket and an HTTP address of its
+    /// own, and waits until it ends: it must.
+    pub fn run_second(&self, ns: &NetNs) -> Result<Output> {
+        let binary = binary()?;
+        let mut command = Command::new(binary);
+        command
+            .arg("run")
+            .arg("--manifests")
+            .arg(&self.manifests)
+            .args(["--node-name", NODE, "--http-addr", "127.0.0.1:9811"])
+            .arg("--socket")
+            .arg(self.dir.join("second.sock"))
+            .arg("--pin-root")
+            .arg(self.pin_root())
+            .arg("--state-dir")
+            .arg(self.dir.join("second"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = ns.run(|| command.spawn().context("starting a second egress-agent"))?;
+        let ended = until("the second agent ends", || Ok(child.try_wait()?.is_some()));
+        if ended.is_err() {
+            child.kill()?;
+        }
+        let output = child.wait_with_output()?;
+        ended.map(|()| output)
+    }
+
+    /// `egress-agent cleanup` of this agent's pins.
+    pub fn cleanup(&self, ns: &NetNs) -> Result<Output> {
+        let pins = self.pin_root();
+        let state = self.dir.join("state");
+        let text = |path: &Path| {
+            path.to_str()
+                .map(str::to_owned)
+                .context("path is not UTF-8")
+        };
+        self.cli(
+            ns,
+            &[
+                "cleanup",
+                "--pin-root",
+                &text(&pins)?,
+                "--state-dir",
+                &text(&state)?,
+            ],
+        )
+    }
+
     /// `egress-agent status -o json`.
     pub fn status(&self, ns: &NetNs) -> Result<Value> {
         let socket = self.socket();

@@ -11,6 +11,7 @@
 mod agent;
 mod echo;
 mod folder;
+mod load;
 mod manifests;
 mod metrics;
 mod netns;
@@ -24,11 +25,12 @@ mod world;
 
 pub use agent::{Agent, Answer, binary};
 pub use echo::Echo;
+pub use load::Load;
 pub use manifests::Manifests;
 pub use metrics::Metrics;
 pub use netns::{NetNs, ip_batch};
 pub use pod::{Pod, PodSpec};
 pub use probe::{Outcome, Probe, TcpExchange, UdpExchange};
 pub use wait::{DEADLINE, until};
-pub use wire::{Wire, fence_rule};
+pub use wire::{Inbound, Wire, fence_rule};
 pub use world::{NODE, NODE_V4, NODE_V6, OUTSIDE, Outside, World, on_world};

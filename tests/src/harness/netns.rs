@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::mem;
 use std::os::fd::AsFd as _;
 use std::panic;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,13 @@ const RUN_NETNS: &str = "/run/netns";
 /// A named network namespace that is removed when this is dropped.
 #[derive(Debug)]
 pub struct NetNs {
+    name: String,
+    file: File,
+}
+
+/// A second handle on a [`NetNs`]; dropping it removes nothing.
+#[derive(Debug)]
+pub(super) struct Inside {
     name: String,
     file: File,
 }
@@ -63,17 +71,33 @@ impl NetNs {
     /// Sockets and child processes made there stay in the namespace and can be used
     /// from anywhere afterwards.
     pub fn run<T: Send>(&self, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
-                    .with_context(|| format!("entering namespace {}", self.name))?;
-                task()
-            });
-            match worker.join() {
-                Ok(result) => result,
-                Err(payload) => panic::resume_unwind(payload),
-            }
+        enter(&self.name, &self.file, task)
+    }
+
+    /// A second handle, for a thread that outlives a borrow.
+    pub(super) fn again(&self) -> Result<Inside> {
+        Ok(Inside {
+            name: self.name.clone(),
+            file: self.file.try_clone()?,
         })
+    }
+
+    /// Takes the name away and with it, once the last socket is closed, the namespace and
+    /// its interfaces.
+    pub fn delete(&mut self) -> Result<()> {
+        run("ip", &["netns", "del", &self.name])?;
+        // The open file would keep the namespace alive.
+        self.file = File::open("/dev/null")?;
+        Ok(())
+    }
+
+    /// Makes a new namespace of the same name, after [`NetNs::delete`].
+    pub fn make_again(&mut self) -> Result<()> {
+        let mut new = Self::new(&self.name)?;
+        mem::swap(self, &mut new);
+        // What is left has the name of the new one; dropping it would delete that.
+        mem::forget(new);
+        Ok(())
     }
 
     /// Writes settings below `/proc/sys` as the namespace sees it.
@@ -86,6 +110,27 @@ impl NetNs {
             Ok(())
         })
     }
+}
+
+impl Inside {
+    /// As [`NetNs::run`].
+    pub(super) fn run<T: Send>(&self, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        enter(&self.name, &self.file, task)
+    }
+}
+
+fn enter<T: Send>(name: &str, file: &File, task: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("entering namespace {name}"))?;
+            task()
+        });
+        match worker.join() {
+            Ok(result) => result,
+            Err(payload) => panic::resume_unwind(payload),
+        }
+    })
 }
 
 impl Drop for NetNs {

@@ -210,7 +210,7 @@ impl UdpExchange {
         }
     }
 
-    /// The local port.
+    /// The local address.
     pub fn local(&self) -> Result<SocketAddr> {
         Ok(self.socket.local_addr()?)
     }
@@ -250,6 +250,11 @@ impl TcpExchange {
         })?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, sent: 0 })
+    }
+
+    /// The local address.
+    pub fn local(&self) -> Result<SocketAddr> {
+        Ok(self.stream.local_addr()?)
     }
 
     /// Sends four bytes and waits for them to come back. Bytes that were held up while

@@ -10,6 +10,11 @@ use super::raw::{EVERY, Sender, Tap};
 use super::{DEADLINE, NetNs, OUTSIDE, Pod, objects};
 use crate::packet::{self, Ends, ethertype};
 
+/// The node's end of the link to the outside.
+pub(super) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0xff, 1];
+/// The outside's end of it.
+pub(super) const OUTSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0xff, 2];
+
 /// Where [`Wire`] sends what tells it that everything before was handled.
 const FENCE: (Ipv4Addr, u16) = (OUTSIDE[0].0, 7);
 
@@ -99,6 +104,22 @@ impl Wire {
             bail!("the allowed datagram behind the frames did not get through");
         }
         Ok(())
+    }
+}
+
+/// Hand-made packets from the outside towards the pods.
+#[derive(Debug)]
+pub struct Inbound(Sender);
+
+impl Inbound {
+    pub(super) fn new(outside: &NetNs) -> Result<Self> {
+        Ok(Self(Sender::new(outside, "eth0")?))
+    }
+
+    /// Sends one IP packet to the node, which routes it.
+    pub fn send(&self, ethertype: u16, packet: &[u8]) -> Result<()> {
+        self.0
+            .send(&packet::ethernet(NODE_MAC, OUTSIDE_MAC, ethertype, packet))
     }
 }
 

@@ -21,8 +21,8 @@ use serde_json::Value;
 use super::echo::serve;
 use super::folder::{Folder, PREFIX, sweep};
 use super::{
-    Agent, Echo, Manifests, Metrics, NetNs, Outcome, Pod, PodSpec, Probe, Wire, ip_batch, objects,
-    until,
+    Agent, Echo, Inbound, Manifests, Metrics, NetNs, Outcome, Pod, PodSpec, Probe, Wire, ip_batch,
+    objects, until,
 };
 
 /// The name of the node, as the pods' `spec.nodeName` says it.
@@ -129,7 +129,8 @@ impl World {
         ip_batch(
             host.name(),
             &format!(
-                "link add out0 mtu 9000 type veth peer name eth0 mtu 9000 netns {out}\n\
+                "link add out0 mtu 9000 address 02:00:00:00:ff:01 type veth \
+                 peer name eth0 mtu 9000 address 02:00:00:00:ff:02 netns {out}\n\
                  link set out0 up\n\
                  addr add {NODE_V4}/24 dev out0\n\
                  addr add {NODE_V6}/64 dev out0 nodad\n",
@@ -216,6 +217,26 @@ impl World {
                  route add default via fe80::1 dev eth0\n",
             ),
         )
+    }
+
+    /// Gives the outside one more address, which the node routes there.
+    pub fn outside_address(&mut self, address: IpAddr, ports: &[u16]) -> Result<()> {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let via = if address.is_ipv4() {
+            "172.30.0.2"
+        } else {
+            "fd00:30::2"
+        };
+        ip_batch(
+            self.outside.ns.name(),
+            &format!("addr add {address}/{length} dev eth0\n"),
+        )?;
+        ip_batch(
+            self.host.name(),
+            &format!("route add {address}/{length} via {via}\n"),
+        )?;
+        let Outside { ns, servers } = &mut self.outside;
+        serve(ns, servers, address, ports)
     }
 
     /// Writes a Namespace.
@@ -358,6 +379,11 @@ impl World {
         } else {
             bail!("{}", wrong.join("\n"))
         }
+    }
+
+    /// Hand-made packets from the outside.
+    pub fn inbound(&self) -> Result<Inbound> {
+        Inbound::new(&self.outside.ns)
     }
 
     /// Hand-made frames from `pod`.
