@@ -282,7 +282,7 @@ impl Image {
                 .iter()
                 .map(|set| match set {
                     PortSet::Everything => Some(PORTS_EVERYTHING),
-                    set if set.is_nothing() => Some(PORTS_NOTHING),
+                    set @ PortSet::Ranges(_) if set.is_nothing() => Some(PORTS_NOTHING),
                     set @ PortSet::Ranges(_) => ids.get(set).copied(),
                 })
                 .collect();

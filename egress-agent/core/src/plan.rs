@@ -250,7 +250,7 @@ impl Slots {
 
 /// The writes of endpoints.
 #[derive(Debug, Default)]
-struct Flips {
+struct EndpointWrites {
     /// Slots to open.
     opens: Vec<Step>,
     /// Endpoints that no table has a say in any more: open, closed, gone.
@@ -374,7 +374,7 @@ impl<'a> Draft<'a> {
         let built = draft.build_rulesets();
         let (class_entries, moves, settles, peers_changed) = draft.move_peers();
         let (frontend_entries, frontend_moves, frontend_settles) = draft.move_frontends();
-        let Flips {
+        let EndpointWrites {
             opens,
             early,
             flips,
@@ -838,13 +838,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Endpoint writes.
-    fn flip(&mut self, limits: &Limits) -> Flips {
-        let Flips {
+    fn flip(&mut self, limits: &Limits) -> EndpointWrites {
+        let EndpointWrites {
             mut opens,
             mut early,
             mut flips,
             mut closes,
-        } = Flips::default();
+        } = EndpointWrites::default();
         let generation = self.have.config.generation.get().wrapping_add(1);
         let mut slots = Slots::new(self.have, limits.endpoints);
         for (hook, desired) in &self.want.endpoints {
@@ -879,7 +879,9 @@ impl<'a> Draft<'a> {
             match desired.rules {
                 // Their verdict depends on no table, so they need not wait for the moves.
                 EndpointRules::Open | EndpointRules::Closed if had.is_some() => early.push(flip),
-                _ => flips.push(flip),
+                EndpointRules::Open | EndpointRules::Closed | EndpointRules::Ruleset(_) => {
+                    flips.push(flip);
+                }
             }
         }
         for (hook, had) in &self.have.endpoints {
@@ -890,7 +892,7 @@ impl<'a> Draft<'a> {
                 });
             }
         }
-        Flips {
+        EndpointWrites {
             opens,
             early,
             flips,

@@ -166,6 +166,7 @@ mod tests {
     use super::*;
     use crate::fixture::{policy, policy_value, with};
     use crate::label::Selector;
+    use crate::policy::{Peers, Ports, Rule};
 
     fn egress(spec: &Value) -> Egress {
         let read = policy(&policy_value("x/a", spec));
@@ -409,5 +410,96 @@ mod tests {
             Value::Null,
         );
         assert_eq!(policy(&value).name, Name::new("default", "a"));
+    }
+
+    /// The JSON pointers of a value and of all below it.
+    fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+        found.push(at.to_owned());
+        match value {
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    let key = key.replace('~', "~0").replace('/', "~1");
+                    pointers(value, &format!("{at}/{key}"), found);
+                }
+            }
+            Value::Array(items) => {
+                for (index, value) in items.iter().enumerate() {
+                    pointers(value, &format!("{at}/{index}"), found);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    /// Whether each rule of `some` is one of `all`, perhaps narrower.
+    fn narrower(some: &Egress, all: &Egress) -> bool {
+        let (Egress::Isolated(some), Egress::Isolated(all)) = (some, all) else {
+            return false;
+        };
+        let peers = |some: &Peers, all: &Peers| match (some, all) {
+            (_, Peers::Any) => true,
+            (Peers::Any, Peers::Only(_)) => false,
+            (Peers::Only(some), Peers::Only(all)) => some.iter().all(|peer| all.contains(peer)),
+        };
+        let ports = |some: &Ports, all: &Ports| match (some, all) {
+            (_, Ports::Any) => true,
+            (Ports::Any, Ports::Only(_)) => false,
+            (Ports::Only(some), Ports::Only(all)) => some.iter().all(|port| all.contains(port)),
+        };
+        let rule =
+            |some: &Rule, all: &Rule| peers(&some.to, &all.to) && ports(&some.ports, &all.ports);
+        some.iter()
+            .all(|some| all.iter().any(|all| rule(some, all)))
+    }
+
+    #[test]
+    fn no_part_that_cannot_be_read_opens_anything() {
+        let spec = json!({
+            "podSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [
+                {"key": "c", "operator": "In", "values": ["d"]},
+            ]},
+            "policyTypes": ["Ingress", "Egress"],
+            "egress": [
+                {"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "10.2.0.0/16"]}}]},
+                {"ports": [{"protocol": "UDP", "port": 53, "endPort": 54}, {"protocol": "SCTP"}, {"port": "web"}]},
+                {
+                    "to": [
+                        {"podSelector": {"matchLabels": {"a": "b"}}},
+                        {"namespaceSelector": {"matchExpressions": [
+                            {"key": "c", "operator": "NotIn", "values": ["d", "e"]},
+                            {"key": "f", "operator": "Exists"},
+                        ]}, "podSelector": {"matchLabels": {"g": "h"}}},
+                    ],
+                    "ports": [{"port": 80}],
+                },
+            ],
+        });
+        let value = policy_value("x/a", &spec);
+        let whole = policy(&value).egress;
+        let mut places = Vec::new();
+        pointers(&value, "", &mut places);
+        places.retain(|place| !place.is_empty() && place != "/kind");
+        assert!(places.len() > 50, "{places:?}");
+        for place in places {
+            // A number that is nothing anywhere, and a text that is a name at most.
+            for garbage in [json!(-7.5), json!("no name!")] {
+                let mut broken = value.clone();
+                if let Some(part) = broken.pointer_mut(&place) {
+                    *part = garbage.clone();
+                }
+                // Any text may be a name, and another API group is another kind (S96).
+                let free = place.starts_with("/metadata/") || place == "/apiVersion";
+                if free && garbage.is_string() {
+                    continue;
+                }
+                let read = policy(&broken);
+                assert!(
+                    narrower(&read.egress, &whole),
+                    "{place} {garbage}: {:?}",
+                    read.egress
+                );
+                assert!(!read.problems.is_empty(), "{place} {garbage}");
+            }
+        }
     }
 }
