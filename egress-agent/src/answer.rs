@@ -3,9 +3,13 @@
 //! The JSON is a contract: `verdict`, `reason`, `isolatedBy`, `allowedBy` are always there,
 //! `addresses` only where a query stood for several addresses whose verdicts differ.
 
+mod text;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use text::render;
 
 /// Allow or deny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,4 +59,39 @@ pub struct AddressAnswer {
     pub address: IpAddr,
     /// Its verdict.
     pub verdict: Verdict,
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        reason = "a test may panic"
+    )]
+
+    use super::*;
+
+    #[test]
+    fn the_json_is_the_contract() {
+        let mut answer = Answer {
+            verdict: Verdict::Deny,
+            reason: "no-rule".to_owned(),
+            isolated_by: vec!["a/deny".to_owned()],
+            allowed_by: Vec::new(),
+            addresses: Vec::new(),
+            drift: Vec::new(),
+        };
+        assert_eq!(
+            serde_json::to_string(&answer).unwrap(),
+            r#"{"verdict":"deny","reason":"no-rule","isolatedBy":["a/deny"],"allowedBy":[]}"#
+        );
+        answer.addresses.push(AddressAnswer {
+            address: [10, 0, 0, 1].into(),
+            verdict: Verdict::Allow,
+        });
+        assert_eq!(
+            serde_json::to_value(&answer).unwrap()["addresses"],
+            serde_json::json!([{"address": "10.0.0.1", "verdict": "allow"}])
+        );
+    }
 }

@@ -12,12 +12,14 @@
 //! * [`metrics`]: the Prometheus text.
 //! * [`pods`]: where a local pod's traffic can be hooked.
 //! * [`serve`]: HTTP on the node address and on the unix socket, and the client of the latter.
+//! * [`source`]: objects from files.
 //! * [`status`]: what the agent enforces.
 //! * [`traffic`]: protocols and families by name.
 
 pub mod agent;
 pub mod answer;
 pub mod attribution;
+pub mod cli;
 pub mod datapath;
 pub mod drops;
 pub mod evaluate;
@@ -26,5 +28,6 @@ pub mod metrics;
 pub mod pods;
 pub mod query;
 pub mod serve;
+pub mod source;
 pub mod status;
 pub mod traffic;

@@ -126,8 +126,10 @@ pub enum SourceState {
     Read,
     /// Its present text does not parse: the objects it had before stay.
     Kept,
-    /// It was never readable: nothing is known of its objects.
+    /// It was never readable: what in it looks like a policy is closed.
     Unreadable,
+    /// Somebody has it open for writing: what it said before counts until it is closed.
+    BeingWritten,
 }
 
 /// How a policy stands.
@@ -268,7 +270,11 @@ pub struct MapFill {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    #![expect(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        reason = "a test may panic"
+    )]
 
     use super::*;
 

@@ -290,7 +290,8 @@ mod tests {
     impl Node {
         fn new(labels: WorkloadLabels) -> Self {
             let kernel = Arc::new(Numbers::default());
-            let counters = Counters::new(Arc::clone(&kernel) as Arc<dyn Kernel>, labels);
+            let shared: Arc<dyn Kernel> = kernel.clone();
+            let counters = Counters::new(shared, labels);
             Self {
                 kernel,
                 counters,
@@ -381,7 +382,7 @@ mod tests {
         let web = ("ReplicaSet/web".to_owned(), 1);
         let overflow = |packets| ("overflow".to_owned(), packets);
         node.add(1, "ReplicaSet/web", 1);
-        assert_eq!(node.workloads(), [web.clone()]);
+        assert_eq!(node.workloads(), std::slice::from_ref(&web));
         node.add(2, "ReplicaSet/a", 2);
         node.add(3, "ReplicaSet/z", 4);
         assert_eq!(node.workloads(), [overflow(6), web.clone()]);

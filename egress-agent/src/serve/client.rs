@@ -1,5 +1,6 @@
 //! The command line's side of the unix socket.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -142,19 +143,9 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Error> {
-        let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| match source.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                        Error::NoAgent(self.socket.clone())
-                    }
-                    io::ErrorKind::PermissionDenied => Error::Forbidden(self.socket.clone()),
-                    _ => Error::Connect {
-                        socket: self.socket.clone(),
-                        source,
-                    },
-                })?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| self.not_connected(source))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
@@ -169,6 +160,22 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
         Ok(sender.send_request(request).await?)
+    }
+}
+
+impl Client {
+    fn not_connected(&self, source: io::Error) -> Error {
+        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+
+        let socket = self.socket.clone();
+        let kind = source.kind();
+        if kind == NotFound || kind == ConnectionRefused {
+            Error::NoAgent(socket)
+        } else if kind == PermissionDenied {
+            Error::Forbidden(socket)
+        } else {
+            Error::Connect { socket, source }
+        }
     }
 }
 
@@ -209,9 +216,12 @@ fn query(wanted: &Wanted) -> String {
             for byte in value.bytes() {
                 match byte {
                     b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                        query.push(byte.into())
+                        query.push(byte.into());
                     }
-                    _ => query.push_str(&format!("%{byte:02X}")),
+                    _ => {
+                        // Writing to a String cannot fail.
+                        write!(query, "%{byte:02X}").unwrap_or_default();
+                    }
                 }
             }
         }

@@ -40,16 +40,14 @@ pub(super) struct Agent {
 impl Agent {
     pub(super) fn start() -> Self {
         let kernel = Arc::new(Numbers::default());
+        let shared: Arc<dyn Kernel> = kernel.clone();
         let owner = Owner::new("a", "web", None, vec!["a/deny".to_owned()]);
         let (status, status_receiver) = watch::channel(Arc::new(Status::starting("node-1")));
         let (requests, received) = mpsc::channel(4);
         let view = View {
             status: status_receiver,
             attribution: watch::channel(Arc::new(Attribution::from([(3, owner)]))).1,
-            counters: Arc::new(Counters::new(
-                Arc::clone(&kernel) as Arc<dyn Kernel>,
-                WorkloadLabels::default(),
-            )),
+            counters: Arc::new(Counters::new(shared, WorkloadLabels::default())),
             observations: Arc::new(Observations::new().unwrap()),
             drops: Arc::new(DropLog::default()),
             requests,

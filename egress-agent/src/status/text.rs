@@ -157,6 +157,7 @@ fn of_sources(out: &mut String, sources: &[Source]) {
             SourceState::Read => "read",
             SourceState::Kept => "kept",
             SourceState::Unreadable => "unreadable",
+            SourceState::BeingWritten => "being written",
         };
         // Twelve digits tell versions of one file apart.
         let digest = source
@@ -343,7 +344,11 @@ fn columns(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    #![expect(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        reason = "a test may panic"
+    )]
 
     use super::super::{PodState, PolicyState, ProblemKind};
     use super::*;

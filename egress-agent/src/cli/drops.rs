@@ -1,0 +1,76 @@
+//! `drops`: what was dropped, and why.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use super::{Output, SocketArgs, client_runtime, complain};
+use crate::drops;
+use crate::serve::client::Client;
+use crate::serve::{Line, Wanted};
+
+/// Shows dropped packets with the policies behind them: the last 1,024, and with -f also those
+/// to come.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Go on with drops as they happen.
+    #[arg(short, long)]
+    follow: bool,
+
+    /// Only of this pod: POD or NS/POD.
+    #[arg(long, value_name = "POD")]
+    pod: Option<String>,
+
+    /// Only of this namespace.
+    #[arg(short, long, value_name = "NS")]
+    namespace: Option<String>,
+
+    /// Only for this reason: no-rule, frontend, spoofed, not-ip, malformed, extension-headers,
+    /// source-route or fragment.
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+
+    #[command(flatten)]
+    socket: SocketArgs,
+
+    /// How they are printed; json is one object a line.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let Self {
+            follow,
+            pod,
+            namespace,
+            reason,
+            socket,
+            output,
+        } = self;
+        let wanted = Wanted {
+            follow,
+            pod,
+            namespace,
+            reason,
+        };
+        client_runtime()?.block_on(async {
+            let mut drops = Client::new(&socket.socket).drops(&wanted).await?;
+            let mut stdout = io::stdout().lock();
+            while let Some(line) = drops.next().await? {
+                match line {
+                    Line::Drop(record) => {
+                        let line = match output {
+                            Output::Text => drops::render(&record),
+                            Output::Json => serde_json::to_string(&record)?,
+                        };
+                        writeln!(stdout, "{line}")?;
+                        stdout.flush()?;
+                    }
+                    Line::Missed { missed } => complain(&format!("too slow for {missed} records")),
+                }
+            }
+            anyhow::Ok(())
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,192 @@
+//! `run`: enforces until it is told to end.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::builder::FalseyValueParser;
+use egress_core::compile::Options;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{PlacesArgs, SocketArgs};
+use crate::agent::{self, Settings};
+use crate::datapath::Sizes;
+use crate::logging::{self, Format};
+use crate::metrics::WorkloadLabels;
+
+/// One thread for the agent task, which blocks while it writes tables, one for records and one
+/// for scrapes; the machine's other processors are the pods'.
+const THREADS: usize = 3;
+
+/// Enforces the policies on the pods of this node, until SIGTERM; enforcement stays then.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Name of this node: pods whose `spec.nodeName` it is are enforced.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: String,
+
+    /// Folder with the objects: every *.yaml, *.yml and *.json below it; changes are followed.
+    #[arg(long, value_name = "DIR", env = "EGRESS_MANIFESTS")]
+    manifests: Option<PathBuf>,
+
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        env = "EGRESS_HTTP_ADDR",
+        default_value = "127.0.0.1:9810"
+    )]
+    http_addr: SocketAddr,
+
+    #[command(flatten)]
+    socket: SocketArgs,
+
+    #[command(flatten)]
+    places: PlacesArgs,
+
+    /// Always allow traffic to the own node's addresses.
+    #[arg(long, env = "EGRESS_ALLOW_OWN_NODE", value_parser = FalseyValueParser::new())]
+    allow_own_node: bool,
+
+    /// Do not drop packets whose source is not one of the pod's addresses.
+    #[arg(long, env = "EGRESS_NO_SPOOF_CHECK", value_parser = FalseyValueParser::new())]
+    no_spoof_check: bool,
+
+    /// Drop records that one pod may cause a second; 0 switches them off. Counters count all.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        env = "EGRESS_EVENTS_PER_SECOND",
+        default_value_t = 100
+    )]
+    events_per_second: u32,
+
+    /// Give `egress_workload_dropped_packets_total` a pod label.
+    #[arg(long, env = "EGRESS_METRICS_POD_LABEL", value_parser = FalseyValueParser::new())]
+    metrics_pod_label: bool,
+
+    /// Workloads (pods, with the pod label) that get metric series of their own; the rest share
+    /// workload="overflow".
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        env = "EGRESS_METRICS_WORKLOAD_LIMIT",
+        default_value_t = WorkloadLabels::default().limit
+    )]
+    metrics_workload_limit: usize,
+
+    /// How the log on standard error is written.
+    #[arg(long, value_enum, env = "EGRESS_LOG_FORMAT", default_value_t = Format::Text)]
+    log_format: Format,
+
+    /// error, warn, info, debug or trace; or by module: info,egress_agent::datapath=debug.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "EGRESS_LOG_LEVEL",
+        default_value = "info"
+    )]
+    log_level: String,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let Some(manifests) = self.manifests else {
+            bail!(
+                "reading objects from the API server is not in this version: give --manifests DIR"
+            );
+        };
+        logging::init(self.log_format, &self.log_level)?;
+        let settings = Settings {
+            options: Options {
+                node: self.node_name,
+                allow_own_node: self.allow_own_node,
+                no_spoof_check: self.no_spoof_check,
+            },
+            manifests,
+            pin_root: self.places.pin_root,
+            socket: self.socket.socket,
+            http_addr: self.http_addr,
+            state_dir: self.places.state_dir,
+            events_per_second: self.events_per_second,
+            sizes: Sizes::default(),
+            labels: WorkloadLabels {
+                pod: self.metrics_pod_label,
+                limit: self.metrics_workload_limit,
+            },
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .enable_all()
+            .build()
+            .context("starting threads")?;
+        runtime.block_on(async {
+            // Before anything is attached: a signal during the start ends it in order too.
+            let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+            let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+            agent::run(settings, async move {
+                tokio::select! {
+                    _ = terminate.recv() => tracing::info!("SIGTERM"),
+                    _ = interrupt.recv() => tracing::info!("SIGINT"),
+                }
+            })
+            .await
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use clap::Parser as _;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn parse(args: &[&str]) -> Args {
+        let cli = Cli::try_parse_from(
+            ["egress-agent", "run", "--node-name", "n"]
+                .iter()
+                .chain(args),
+        )
+        .unwrap();
+        let Command::Run(args) = cli.command else {
+            unreachable!()
+        };
+        args
+    }
+
+    #[test]
+    fn flags_have_the_defaults_of_the_contract() {
+        let args = parse(&[]);
+        assert_eq!(args.http_addr, "127.0.0.1:9810".parse().unwrap());
+        assert_eq!(
+            args.socket.socket,
+            PathBuf::from("/run/egress-agent/agent.sock")
+        );
+        assert_eq!(args.events_per_second, 100);
+        assert!(!args.allow_own_node && !args.no_spoof_check && !args.metrics_pod_label);
+    }
+
+    #[test]
+    fn without_manifests_it_says_that_there_is_no_other_source() {
+        let error = parse(&[]).run().unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("API server is not in this version"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_level_that_is_none_is_refused_before_anything_starts() {
+        let error = parse(&["--manifests", "/nowhere", "--log-level", "a=b=c"])
+            .run()
+            .unwrap_err();
+        assert!(format!("{error:#}").starts_with("log level"), "{error:#}");
+    }
+}
