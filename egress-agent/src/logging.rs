@@ -1,6 +1,6 @@
 //! The log: to standard error, so that answers on standard output stay clean.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -33,6 +33,7 @@ pub enum Error {
 pub fn init(format: Format, level: &str) -> Result<(), Error> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(level)?)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     match format {
         Format::Text => log.try_init(),
