@@ -32,7 +32,8 @@ impl PinRoot {
                 source,
             };
             fs::create_dir_all(parent).map_err(failed)?;
-            mount("bpf", parent, "bpf", MountFlags::empty(), c"mode=0700").map_err(|e| failed(e.into()))?;
+            mount("bpf", parent, "bpf", MountFlags::empty(), c"mode=0700")
+                .map_err(|e| failed(e.into()))?;
             tracing::info!(path = %parent.display(), "mounted a BPF file system");
         }
         fs::create_dir_all(path).map_err(|source| pin(path, source))?;
@@ -90,10 +91,19 @@ pub fn remove_all(path: &Path, force: bool) -> Result<Vec<PathBuf>, Vec<SetupErr
             Err(source) => errors.push(pin(&folder, source)),
         }
     }
-    if errors.is_empty() { Ok(removed) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(removed)
+    } else {
+        Err(errors)
+    }
 }
 
-fn walk(folder: &Path, folders: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>, errors: &mut Vec<SetupError>) {
+fn walk(
+    folder: &Path,
+    folders: &mut Vec<PathBuf>,
+    files: &mut Vec<PathBuf>,
+    errors: &mut Vec<SetupError>,
+) {
     folders.push(folder.to_path_buf());
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -128,7 +138,10 @@ fn lock(path: &Path) -> Result<File, SetupError> {
 }
 
 fn on_bpffs(path: &Path) -> bool {
-    #[expect(clippy::useless_conversion, reason = "the field's type differs between architectures")]
+    #[expect(
+        clippy::useless_conversion,
+        reason = "the field's type differs between architectures"
+    )]
     statfs(path).is_ok_and(|found| i64::from(found.f_type) == BPF_FS_MAGIC)
 }
 

@@ -9,7 +9,9 @@ use aya::maps::MapError;
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The pin root is not on a BPF file system and could not be put on one.
-    #[error("{path} is not on a BPF file system and mounting one failed (mount -t bpf bpf /sys/fs/bpf): {source}")]
+    #[error(
+        "{path} is not on a BPF file system and mounting one failed (mount -t bpf bpf /sys/fs/bpf): {source}"
+    )]
     Mount {
         /// The folder.
         path: PathBuf,
@@ -25,13 +27,17 @@ pub enum SetupError {
         source: io::Error,
     },
     /// Another agent runs on this pin root.
-    #[error("another agent holds the lock of {path}: stop it first, or give this one its own --pin-root")]
+    #[error(
+        "another agent holds the lock of {path}: stop it first, or give this one its own --pin-root"
+    )]
     Locked {
         /// The pin root.
         path: PathBuf,
     },
     /// The object was refused.
-    #[error("loading the kernel programs failed; needed: kernel 5.10 or newer with BPF, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (kernel {kernel}, missing: {missing})")]
+    #[error(
+        "loading the kernel programs failed; needed: kernel 5.10 or newer with BPF, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (kernel {kernel}, missing: {missing})"
+    )]
     Load {
         /// Version of the running kernel.
         kernel: String,
@@ -42,7 +48,9 @@ pub enum SetupError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A pinned map is not laid out as this version expects.
-    #[error("pinned map {map} has {field} {found}, this version wants {wanted}: run `egress-agent cleanup` or use another --pin-root")]
+    #[error(
+        "pinned map {map} has {field} {found}, this version wants {wanted}: run `egress-agent cleanup` or use another --pin-root"
+    )]
     Layout {
         /// The map.
         map: String,

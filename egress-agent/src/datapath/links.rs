@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
 
@@ -59,12 +61,13 @@ pub(super) fn attach(
     interface: &HostInterface,
 ) -> Result<(), AttachError> {
     for hook in &HOOKS {
-        let failed = |op: &'static str, source: Box<dyn std::error::Error + Send + Sync>| AttachError {
-            op,
-            hook: hook.name,
-            interface: interface.name.clone(),
-            source,
-        };
+        let failed =
+            |op: &'static str, source: Box<dyn std::error::Error + Send + Sync>| AttachError {
+                op,
+                hook: hook.name,
+                interface: interface.name.clone(),
+                source,
+            };
         let program = program(ebpf, hook.program).map_err(|e| failed("attach", e))?;
         if *technique != Technique::Clsact {
             match attach_tcx(program, &pin(pins, interface.index, hook), interface, hook) {
@@ -86,7 +89,11 @@ pub(super) fn attach(
 }
 
 /// Detaches both hooks. An interface that is gone has lost them already.
-pub(super) fn detach(pins: &Path, technique: Technique, interface: &HostInterface) -> Result<(), AttachError> {
+pub(super) fn detach(
+    pins: &Path,
+    technique: Technique,
+    interface: &HostInterface,
+) -> Result<(), AttachError> {
     // Enforcement ends with from-pod; flows are tracked until then.
     for hook in HOOKS.iter().rev() {
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| AttachError {
@@ -101,7 +108,8 @@ pub(super) fn detach(pins: &Path, technique: Technique, interface: &HostInterfac
             Err(error) => return Err(failed(error.into())),
         }
         if technique == Technique::Clsact
-            && let Ok(link) = SchedClassifierLink::attached(&interface.name, hook.side, PRIORITY, HANDLE, None)
+            && let Ok(link) =
+                SchedClassifierLink::attached(&interface.name, hook.side, PRIORITY, HANDLE, None)
         {
             use aya::programs::links::Link as _;
             link.detach().map_err(|e| failed(e.into()))?;
@@ -115,7 +123,10 @@ pub(super) fn pinned(pins: &Path) -> io::Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(pins)? {
         let name = entry?.file_name();
-        if let Some(index) = name.to_str().and_then(|n| n.split('-').next()?.parse().ok()) {
+        if let Some(index) = name
+            .to_str()
+            .and_then(|n| n.split('-').next()?.parse().ok())
+        {
             found.push(index);
         }
     }
@@ -143,7 +154,9 @@ fn program<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, Box<dyn std::error::Error + Send + Sync>> {
-    let program = ebpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| format!("the object has no program {name}"))?;
     Ok(program.try_into()?)
 }
 
@@ -167,7 +180,8 @@ fn attach_tcx(
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == io::ErrorKind::NotFound => {}
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
     let id = program.attach_with_options(
@@ -198,7 +212,8 @@ fn attach_clsact(
     let id = match program.attach_with_options(&interface.name, hook.side, options) {
         Ok(id) => id,
         Err(error) if is(&error, libc::EEXIST) => {
-            let old = SchedClassifierLink::attached(&interface.name, hook.side, PRIORITY, HANDLE, None)?;
+            let old =
+                SchedClassifierLink::attached(&interface.name, hook.side, PRIORITY, HANDLE, None)?;
             program.attach_to_link(old)?
         }
         Err(error) => return Err(error.into()),
@@ -212,7 +227,11 @@ fn attach_clsact(
 fn is(error: &(impl AsError + ?Sized), errno: i32) -> bool {
     let mut next = Some(error.as_error());
     while let Some(error) = next {
-        if error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(errno) {
+        if error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+            == Some(errno)
+        {
             return true;
         }
         next = error.source();

@@ -81,19 +81,25 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
             .map_err(|e: ProgramError| failed(e.into()))?;
         program.load().map_err(|e| failed(e.into()))?;
     }
-    tracing::debug!(coarse_clock = coarse, maps_taken_over = taken_over.len(), "programs loaded");
+    tracing::debug!(
+        coarse_clock = coarse,
+        maps_taken_over = taken_over.len(),
+        "programs loaded"
+    );
     Ok(ebpf)
 }
 
 /// What the maps hold, as they are: a pinned map keeps the size it was made with.
 pub(super) fn limits(pins: &PinRoot, sizes: &Sizes) -> Result<Limits, SetupError> {
     let capacity = |map: &'static str| {
-        let info = MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
+        let info =
+            MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
         Ok::<u32, SetupError>(info.max_entries())
     };
     let entries = |map| capacity(map).map(|count| usize::try_from(count).unwrap_or(usize::MAX));
     Ok(Limits {
-        endpoints: u16::try_from(capacity("ENDPOINTS")?.min(capacity("INBOUND")?)).unwrap_or(u16::MAX),
+        endpoints: u16::try_from(capacity("ENDPOINTS")?.min(capacity("INBOUND")?))
+            .unwrap_or(u16::MAX),
         rulesets: capacity("RULESET_KEYS")?,
         trie: usize::try_from(sizes.trie).unwrap_or(usize::MAX),
         peers: entries("PEERS")?,
@@ -106,7 +112,10 @@ pub(super) fn limits(pins: &PinRoot, sizes: &Sizes) -> Result<Limits, SetupError
 
 /// Version of the running kernel.
 pub(super) fn kernel() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Those of the needed capabilities that this process does not have.
@@ -124,13 +133,21 @@ pub(super) fn missing_capabilities() -> String {
         .filter(|(_, bit)| !has(*bit) && !(*bit >= 38 && has(21)))
         .map(|(name, _)| name)
         .collect();
-    if missing.is_empty() { "none".to_owned() } else { missing.join(", ") }
+    if missing.is_empty() {
+        "none".to_owned()
+    } else {
+        missing.join(", ")
+    }
 }
 
 /// aya opens a pin as whatever the object says it is; the kernel knows better.
 fn check_layout(pins: &PinRoot, map: &'static str, key: u32, value: u32) -> Result<(), SetupError> {
-    let info = MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
-    for (field, found, wanted) in [("key size", info.key_size(), key), ("value size", info.value_size(), value)] {
+    let info =
+        MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
+    for (field, found, wanted) in [
+        ("key size", info.key_size(), key),
+        ("value size", info.value_size(), value),
+    ] {
         if found != wanted {
             return Err(SetupError::Layout {
                 map: map.to_owned(),

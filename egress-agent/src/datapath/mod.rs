@@ -2,14 +2,16 @@
 //!
 //! It carries out the steps of a plan and says how far it got; it decides nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::{MapData, RingBuf};
 use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
 use egress_common::abi::{
-    Address, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PORTS_FIRST, RulesetClass, RulesetFrontend,
+    Address, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PORTS_FIRST, RulesetClass,
+    RulesetFrontend,
 };
 use egress_core::image::{Image, Placed, Step};
 use egress_core::plan::Limits;
@@ -104,8 +106,13 @@ impl Datapath {
         let limits = load::limits(&pins, sizes)?;
         let tables = Tables::take(&mut ebpf, sizes.trie, sizes.inbound)?;
         let counters = Arc::new(Mutex::new(CounterTables::take(&mut ebpf)?));
-        let events = ebpf.take_map("EVENTS").ok_or(SetupError::Missing("EVENTS"))?;
-        let events = RingBuf::try_from(events).map_err(|source| SetupError::Map { map: "EVENTS", source })?;
+        let events = ebpf
+            .take_map("EVENTS")
+            .ok_or(SetupError::Missing("EVENTS"))?;
+        let events = RingBuf::try_from(events).map_err(|source| SetupError::Map {
+            map: "EVENTS",
+            source,
+        })?;
         let image = observe(&tables).map_err(|error| SetupError::Load {
             kernel: load::kernel(),
             missing: load::missing_capabilities(),
@@ -188,7 +195,12 @@ impl Datapath {
 
     /// Attaches the hooks of an interface, or takes over those that an earlier agent left.
     pub fn attach(&mut self, interface: &HostInterface) -> Result<(), AttachError> {
-        links::attach(&mut self.ebpf, &self.pins.links(), &mut self.technique, interface)
+        links::attach(
+            &mut self.ebpf,
+            &self.pins.links(),
+            &mut self.technique,
+            interface,
+        )
     }
 
     /// Detaches the hooks of an interface.
@@ -211,6 +223,60 @@ impl Datapath {
         self.tables.seed_inbound(slot, flows)
     }
 
+    /// Notes UDP flows that pods opened before their hooks were there.
+    pub fn seed_outbound(&mut self, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
+        flows
+            .iter()
+            .try_for_each(|(key, flow)| self.tables.flows.add(key, flow))
+    }
+
+    /// How full the tables are.
+    pub fn fills(&self) -> Vec<MapFill> {
+        self.fills
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Where the kernel's tables are not what this agent wrote, a sentence each.
+    pub fn drift(&self) -> Result<Vec<String>, TableError> {
+        let Image {
+            config,
+            endpoints,
+            ports,
+            rulesets,
+            classes,
+            peers,
+            frontends,
+            frontend_rulesets,
+            next: _,
+        } = observe(&self.tables)?;
+        let mine = &self.image;
+        let keys = |rulesets: &BTreeMap<u32, Placed>| -> BTreeMap<u32, RulesetKey> {
+            rulesets
+                .iter()
+                .map(|(slot, placed)| (*slot, placed.key))
+                .collect()
+        };
+        Ok([
+            ("CONFIG", config == mine.config),
+            ("ENDPOINTS", endpoints == mine.endpoints),
+            ("PORTS", ports == mine.ports),
+            ("RULESET_KEYS", keys(&rulesets) == keys(&mine.rulesets)),
+            ("RULESET_CLASSES", classes == mine.classes),
+            ("PEERS", peers == mine.peers),
+            ("FRONTENDS", frontends == mine.frontends),
+            (
+                "RULESET_FRONTENDS",
+                frontend_rulesets == mine.frontend_rulesets,
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, same)| !same)
+        .map(|(map, _)| format!("{map} in the kernel is not what the agent wrote"))
+        .collect())
+    }
+
     /// Deletes a slot's counters, and returns what they were.
     pub fn take_counters(&self, slot: u16) -> Result<Readings, TableError> {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,9 +296,13 @@ impl Datapath {
                 }
                 tables.set_ruleset_key(*slot, placed.key.0)
             }
-            Step::SetClass { class, ruleset, ports } => {
-                tables.ruleset_classes.set(&class_key(*ruleset, *class), &U32::new(*ports))
-            }
+            Step::SetClass {
+                class,
+                ruleset,
+                ports,
+            } => tables
+                .ruleset_classes
+                .set(&class_key(*ruleset, *class), &U32::new(*ports)),
             Step::AllowFrontend { frontend, ruleset } => tables.ruleset_frontends.set(
                 &frontend_key(*ruleset, *frontend),
                 &U32::new(egress_common::abi::FRONTEND_ALLOW),
@@ -242,12 +312,16 @@ impl Datapath {
             Step::RemovePeer { address } => tables.peers.remove(address),
             Step::SetFrontend { key, frontend } => tables.frontends.set(key, &U32::new(*frontend)),
             Step::RemoveFrontend { key } => tables.frontends.remove(key),
-            Step::SetEndpoint { hook, endpoint } => tables.endpoints.set(&hook_key(*hook), endpoint),
-            Step::RemoveEndpoint { hook } => tables.endpoints.remove(&hook_key(*hook)),
-            Step::UnsetClass { class, ruleset } => tables.ruleset_classes.remove(&class_key(*ruleset, *class)),
-            Step::DisallowFrontend { frontend, ruleset } => {
-                tables.ruleset_frontends.remove(&frontend_key(*ruleset, *frontend))
+            Step::SetEndpoint { hook, endpoint } => {
+                tables.endpoints.set(&hook_key(*hook), endpoint)
             }
+            Step::RemoveEndpoint { hook } => tables.endpoints.remove(&hook_key(*hook)),
+            Step::UnsetClass { class, ruleset } => {
+                tables.ruleset_classes.remove(&class_key(*ruleset, *class))
+            }
+            Step::DisallowFrontend { frontend, ruleset } => tables
+                .ruleset_frontends
+                .remove(&frontend_key(*ruleset, *frontend)),
             Step::ReleaseRuleset { slot } => {
                 tables.set_ruleset_key(*slot, [0; 32])?;
                 tables.release(*slot)
@@ -266,12 +340,20 @@ impl Datapath {
             capacity: u64::try_from(capacity).unwrap_or(u64::MAX),
         };
         let fills = vec![
-            fill("ENDPOINTS", image.endpoints.len(), usize::from(limits.endpoints)),
+            fill(
+                "ENDPOINTS",
+                image.endpoints.len(),
+                usize::from(limits.endpoints),
+            ),
             fill("FRONTENDS", image.frontends.len(), limits.frontends),
             fill("PEERS", image.peers.len(), limits.peers),
             fill(
                 "PORTS",
-                image.ports.iter().map(|(id, set)| set.entries(*id).len()).sum(),
+                image
+                    .ports
+                    .iter()
+                    .map(|(id, set)| set.entries(*id).len())
+                    .sum(),
                 limits.ports,
             ),
             fill(
@@ -281,12 +363,16 @@ impl Datapath {
             ),
             fill(
                 "RULESET_CLASSES",
-                image.classes.values().map(std::collections::BTreeMap::len).sum(),
+                image.classes.values().map(BTreeMap::len).sum(),
                 limits.classes,
             ),
             fill(
                 "RULESET_FRONTENDS",
-                image.frontend_rulesets.values().map(std::collections::BTreeSet::len).sum(),
+                image
+                    .frontend_rulesets
+                    .values()
+                    .map(std::collections::BTreeSet::len)
+                    .sum(),
                 limits.frontend_rulesets,
             ),
         ];
@@ -303,7 +389,9 @@ impl Kernel for Reader {
             op: error.op,
             source: error.source,
         })?;
-        readings.maps.clone_from(&self.fills.lock().unwrap_or_else(PoisonError::into_inner));
+        readings
+            .maps
+            .clone_from(&self.fills.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(readings)
     }
 }
@@ -317,7 +405,11 @@ fn read(counters: &CounterTables, slots: &[u16]) -> Result<Readings, TableError>
         }
     }
     for slot in slots {
-        for (counter, family) in counters.allowed(*slot)?.iter().zip([Family::V4, Family::V6]) {
+        for (counter, family) in counters
+            .allowed(*slot)?
+            .iter()
+            .zip([Family::V4, Family::V6])
+        {
             if counter.packets > 0 {
                 readings.allowed.push(AllowedCount {
                     slot: *slot,
@@ -370,15 +462,37 @@ fn observe(tables: &Tables) -> Result<Image, TableError> {
         image.frontends.insert(key, frontend.get());
     }
     for (key, _) in tables.ruleset_frontends.entries::<RulesetFrontend, U32>()? {
-        let rulesets = image.frontend_rulesets.entry(key.frontend.get()).or_default();
+        let rulesets = image
+            .frontend_rulesets
+            .entry(key.frontend.get())
+            .or_default();
         rulesets.insert(key.ruleset.get());
     }
     let after = |highest: Option<u32>| highest.map_or(1, |id| id.saturating_add(1));
     image.next.ports = after(image.ports.keys().max().copied()).max(PORTS_FIRST);
-    image.next.class = after(image.classes.keys().chain(image.peers.values()).max().copied());
-    image.next.frontend = after(image.frontends.values().chain(image.frontend_rulesets.keys()).max().copied());
+    image.next.class = after(
+        image
+            .classes
+            .keys()
+            .chain(image.peers.values())
+            .max()
+            .copied(),
+    );
+    image.next.frontend = after(
+        image
+            .frontends
+            .values()
+            .chain(image.frontend_rulesets.keys())
+            .max()
+            .copied(),
+    );
     image.next.ruleset = after(image.rulesets.keys().max().copied());
-    image.next.slot = image.endpoints.values().map(|e| e.slot.get()).max().map_or(0, |slot| slot.saturating_add(1));
+    image.next.slot = image
+        .endpoints
+        .values()
+        .map(|e| e.slot.get())
+        .max()
+        .map_or(0, |slot| slot.saturating_add(1));
     Ok(image)
 }
 
@@ -399,5 +513,8 @@ fn frontend_key(ruleset: u32, frontend: u32) -> RulesetFrontend {
 /// A step in a message: its kind, without its data.
 fn describe(step: &Step) -> String {
     let text = format!("{step:?}");
-    text.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
+    text.split([' ', '{', '('])
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -26,7 +26,12 @@ pub(super) fn create_map(
 
 /// `BPF_MAP_UPDATE_BATCH` (5.6, of tries 5.16): all keys in one call. `keys` and `values` hold
 /// `count` entries each. Returns how many were written before an error.
-pub(super) fn update_batch(map: impl AsFd, keys: &[u8], values: &[u8], count: u32) -> Result<(), (u32, io::Error)> {
+pub(super) fn update_batch(
+    map: impl AsFd,
+    keys: &[u8],
+    values: &[u8],
+    count: u32,
+) -> Result<(), (u32, io::Error)> {
     let mut attr = zeroed();
     // SAFETY: `batch` is the member of the union that BPF_MAP_UPDATE_BATCH reads, and any bytes
     // are a value of it.
@@ -76,7 +81,14 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
     let command = command as u32;
     // SAFETY: `attr` is a bpf_attr of the size given; the pointers in it were made from live slices
     // whose lengths the caller states in `count`.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<bpf_attr>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya_obj::generated::bpf_map_type;
 use egress_common::abi::{
-    Address, Config, Counter, CounterKey, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PortsData, RulesetClass,
-    RulesetFrontend,
+    Address, Config, Counter, CounterKey, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PortsData,
+    RulesetClass, RulesetFrontend,
 };
 use egress_core::trie::Trie;
 use zerocopy::network_endian::{U32, U64};
@@ -21,6 +21,8 @@ use super::sys;
 
 /// `BPF_F_NO_PREALLOC`, which LPM tries demand.
 const NO_PREALLOC: u32 = 1;
+/// `BPF_NOEXIST`.
+const NO_EXIST: u64 = 1;
 /// Entries written by one batch call: 16,384 keys of 20 bytes keep the kernel's copy at 320 KiB.
 const BATCH: usize = 16_384;
 
@@ -40,11 +42,14 @@ pub(super) struct Tables {
     pub(super) rulesets: Array<MapData, [u8; 32]>,
     pub(super) frontends: Hash<20, 4>,
     pub(super) ruleset_frontends: Hash<8, 4>,
+    pub(super) flows: Hash<24, 16>,
     cidrs_v4: ArrayOfMaps<MapData>,
     cidrs_v6: ArrayOfMaps<MapData>,
     inbound: ArrayOfMaps<MapData>,
     /// Tries that stand in a slot, empty, waiting for a ruleset.
     spare: BTreeMap<u32, (MapData, MapData)>,
+    /// Tables of inbound flows that were made just now, until older flows are noted in them.
+    opened: BTreeMap<u16, MapData>,
     /// Capacity of one trie.
     trie_entries: u32,
     /// Capacity of one endpoint's inbound flows.
@@ -59,7 +64,11 @@ pub(super) struct CounterTables {
 }
 
 impl Tables {
-    pub(super) fn take(ebpf: &mut Ebpf, trie_entries: u32, inbound_entries: u32) -> Result<Self, SetupError> {
+    pub(super) fn take(
+        ebpf: &mut Ebpf,
+        trie_entries: u32,
+        inbound_entries: u32,
+    ) -> Result<Self, SetupError> {
         Ok(Self {
             endpoints: Hash::take(ebpf, "ENDPOINTS")?,
             config: take(ebpf, "CONFIG")?,
@@ -69,10 +78,12 @@ impl Tables {
             rulesets: take(ebpf, "RULESET_KEYS")?,
             frontends: Hash::take(ebpf, "FRONTENDS")?,
             ruleset_frontends: Hash::take(ebpf, "RULESET_FRONTENDS")?,
+            flows: Hash::take(ebpf, "FLOWS")?,
             cidrs_v4: take(ebpf, "RULESET_CIDRS_V4")?,
             cidrs_v6: take(ebpf, "RULESET_CIDRS_V6")?,
             inbound: take(ebpf, "INBOUND")?,
             spare: BTreeMap::new(),
+            opened: BTreeMap::new(),
             trie_entries,
             inbound_entries,
         })
@@ -87,8 +98,18 @@ impl Tables {
             Some(pair) => pair,
             None => self.new_pair()?,
         };
-        fill(&v4, "RULESET_CIDRS_V4", trie.v4().map(|(a, l, s)| (a, l, s)), sets)?;
-        fill(&v6, "RULESET_CIDRS_V6", trie.v6().map(|(a, l, s)| (a, l, s)), sets)?;
+        fill(
+            &v4,
+            "RULESET_CIDRS_V4",
+            trie.v4().map(|(a, l, s)| (a, l, s)),
+            sets,
+        )?;
+        fill(
+            &v6,
+            "RULESET_CIDRS_V6",
+            trie.v6().map(|(a, l, s)| (a, l, s)),
+            sets,
+        )?;
         if stands {
             return Ok(());
         }
@@ -104,7 +125,11 @@ impl Tables {
     }
 
     /// Makes sure that so many of the free slots from `from` on hold spares.
-    pub(super) fn prepare(&mut self, free: impl Iterator<Item = u32>, count: usize) -> Result<(), TableError> {
+    pub(super) fn prepare(
+        &mut self,
+        free: impl Iterator<Item = u32>,
+        count: usize,
+    ) -> Result<(), TableError> {
         for slot in free.take(count) {
             if !self.spare.contains_key(&slot) {
                 self.release(slot)?;
@@ -131,33 +156,49 @@ impl Tables {
     }
 
     fn place(&mut self, slot: u32, v4: &MapData, v6: &MapData) -> Result<(), TableError> {
-        self.cidrs_v4.set(slot, v4, 0).map_err(|e| failed("RULESET_CIDRS_V4", "update", e))?;
-        self.cidrs_v6.set(slot, v6, 0).map_err(|e| failed("RULESET_CIDRS_V6", "update", e))
+        self.cidrs_v4
+            .set(slot, v4, 0)
+            .map_err(|e| failed("RULESET_CIDRS_V4", "update", e))?;
+        self.cidrs_v6
+            .set(slot, v6, 0)
+            .map_err(|e| failed("RULESET_CIDRS_V6", "update", e))
     }
 
     /// A table for an endpoint's inbound flows, in place of the one of the slot's last user.
     pub(super) fn open_slot(&mut self, slot: u16) -> Result<(), TableError> {
-        let map = sys::create_map(
-            "inbound",
-            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
-            24,
-            16,
-            self.inbound_entries,
-            0,
-        )
-        .map_err(|e| failed("INBOUND", "create", e))?;
-        self.inbound
-            .set(u32::from(slot), &map, 0)
-            .map_err(|e| failed("INBOUND", "update", e))
+        let map = self.new_inbound(slot)?;
+        self.opened.insert(slot, map);
+        Ok(())
     }
 
-    /// Notes flows that were opened towards an endpoint before its hooks were there. They go
-    /// into a table that replaces the endpoint's, so only ever call this right after
-    /// [`Tables::open_slot`].
-    pub(super) fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
-        if flows.is_empty() {
+    /// Notes flows that were opened towards an endpoint before its hooks were there. What the hooks
+    /// have noted since [`Tables::open_slot`] is newer and stays.
+    pub(super) fn seed_inbound(
+        &mut self,
+        slot: u16,
+        flows: &[(FlowKey, Flow)],
+    ) -> Result<(), TableError> {
+        let Some(map) = self.opened.remove(&slot) else {
             return Ok(());
-        }
+        };
+        let map = Map::from_map_data(map).map_err(|e| failed("INBOUND", "open", e))?;
+        let map = HashMap::try_from(map).map_err(|e| failed("INBOUND", "open", e))?;
+        let mut map: Hash<24, 16> = Hash {
+            name: "INBOUND",
+            map,
+        };
+        flows.iter().try_for_each(|(key, flow)| map.add(key, flow))
+    }
+
+    /// An empty table takes the place of one that nobody uses any more: the slot's next user must
+    /// not see these flows.
+    pub(super) fn close_slot(&mut self, slot: u16) -> Result<(), TableError> {
+        self.opened.remove(&slot);
+        drop(self.new_inbound(slot)?);
+        Ok(())
+    }
+
+    fn new_inbound(&mut self, slot: u16) -> Result<MapData, TableError> {
         let map = sys::create_map(
             "inbound",
             bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
@@ -170,20 +211,14 @@ impl Tables {
         self.inbound
             .set(u32::from(slot), &map, 0)
             .map_err(|e| failed("INBOUND", "update", e))?;
-        let map = Map::from_map_data(map).map_err(|e| failed("INBOUND", "open", e))?;
-        let map = HashMap::try_from(map).map_err(|e| failed("INBOUND", "open", e))?;
-        let mut map: Hash<24, 16> = Hash { name: "INBOUND", map };
-        flows.iter().try_for_each(|(key, flow)| map.set(key, flow))
-    }
-
-    pub(super) fn close_slot(&mut self, slot: u16) -> Result<(), TableError> {
-        // A fresh, empty table: the slot's next user must not see these flows, and an array of maps
-        // without an entry would lose the flows that arrive before the next one is made.
-        self.open_slot(slot)
+        Ok(map)
     }
 
     pub(super) fn config(&self) -> Result<Config, TableError> {
-        let bytes = self.config.get(&0, 0).map_err(|e| failed("CONFIG", "lookup", e))?;
+        let bytes = self
+            .config
+            .get(&0, 0)
+            .map_err(|e| failed("CONFIG", "lookup", e))?;
         Ok(zerocopy::transmute!(bytes))
     }
 
@@ -204,7 +239,8 @@ impl Tables {
 
     pub(super) fn remove_ports(&mut self, entries: &[(u32, PortsData)]) -> Result<(), TableError> {
         for (length, data) in entries {
-            absent_is_fine(self.ports.remove(&Key::new(*length, raw(data)))).map_err(|e| failed("PORTS", "delete", e))?;
+            absent_is_fine(self.ports.remove(&Key::new(*length, raw(data))))
+                .map_err(|e| failed("PORTS", "delete", e))?;
         }
         Ok(())
     }
@@ -223,7 +259,10 @@ impl Tables {
     pub(super) fn ruleset_keys(&self) -> Result<Vec<(u32, [u8; 32])>, TableError> {
         (0..self.rulesets.len())
             .map(|slot| {
-                let key = self.rulesets.get(&slot, 0).map_err(|e| failed("RULESET_KEYS", "lookup", e))?;
+                let key = self
+                    .rulesets
+                    .get(&slot, 0)
+                    .map_err(|e| failed("RULESET_KEYS", "lookup", e))?;
                 Ok((slot, key))
             })
             .filter(|entry| !matches!(entry, Ok((_, key)) if *key == [0; 32]))
@@ -231,7 +270,9 @@ impl Tables {
     }
 
     pub(super) fn set_ruleset_key(&mut self, slot: u32, key: [u8; 32]) -> Result<(), TableError> {
-        self.rulesets.set(slot, key, 0).map_err(|e| failed("RULESET_KEYS", "update", e))
+        self.rulesets
+            .set(slot, key, 0)
+            .map_err(|e| failed("RULESET_KEYS", "update", e))
     }
 }
 
@@ -251,6 +292,22 @@ impl<const K: usize, const V: usize> Hash<K, V> {
         self.map
             .insert(raw::<K>(key), raw::<V>(value), 0)
             .map_err(|e| failed(self.name, "update", e))
+    }
+
+    /// Writes an entry unless there is one.
+    pub(super) fn add(
+        &mut self,
+        key: &(impl IntoBytes + Immutable),
+        value: &(impl IntoBytes + Immutable),
+    ) -> Result<(), TableError> {
+        match self.map.insert(raw::<K>(key), raw::<V>(value), NO_EXIST) {
+            Err(MapError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+            {
+                Ok(())
+            }
+            other => other.map_err(|e| failed(self.name, "update", e)),
+        }
     }
 
     /// Deletes; what is not there is deleted already.
@@ -295,7 +352,10 @@ impl CounterTables {
     /// ALLOWED of one slot: IPv4, IPv6.
     pub(super) fn allowed(&self, slot: u16) -> Result<[Counter; 2], TableError> {
         let at = |index: u32| {
-            let values = self.allowed.get(&index, 0).map_err(|e| failed("ALLOWED", "lookup", e))?;
+            let values = self
+                .allowed
+                .get(&index, 0)
+                .map_err(|e| failed("ALLOWED", "lookup", e))?;
             Ok::<_, TableError>(sum(values.iter()))
         };
         let first = u32::from(slot) * 2;
@@ -311,7 +371,8 @@ impl CounterTables {
     pub(super) fn clear(&mut self, slot: u16) -> Result<(), TableError> {
         for (key, _) in self.drops()? {
             if key.slot.get() == slot {
-                absent_is_fine(self.counters.remove(&raw(&key))).map_err(|e| failed("COUNTERS", "delete", e))?;
+                absent_is_fine(self.counters.remove(&raw(&key)))
+                    .map_err(|e| failed("COUNTERS", "delete", e))?;
             }
         }
         for index in [u32::from(slot) * 2, u32::from(slot) * 2 + 1] {
@@ -328,7 +389,10 @@ impl CounterTables {
     /// Events lost to the rate limit, and to a full ring.
     pub(super) fn lost(&self) -> Result<(u64, u64), TableError> {
         let at = |index: u32| {
-            let values = self.lost.get(&index, 0).map_err(|e| failed("EVENTS_LOST", "lookup", e))?;
+            let values = self
+                .lost
+                .get(&index, 0)
+                .map_err(|e| failed("EVENTS_LOST", "lookup", e))?;
             Ok::<u64, TableError>(values.iter().sum())
         };
         Ok((at(0)?, at(1)?))
@@ -355,20 +419,25 @@ fn fill<const A: usize>(
     let mut keys: Vec<u8> = Vec::with_capacity(entries.len() * (A + 4));
     let mut values: Vec<u8> = Vec::with_capacity(entries.len() * 4);
     for (address, length, set) in entries {
-        let ports = usize::try_from(set).ok().and_then(|set| sets.get(set)).copied();
+        let ports = usize::try_from(set)
+            .ok()
+            .and_then(|set| sets.get(set))
+            .copied();
         keys.extend(u32::from(length).to_ne_bytes());
         keys.extend(address);
         values.extend(U32::new(ports.unwrap_or(egress_common::abi::PORTS_NOTHING)).as_bytes());
     }
     for (keys, values) in keys.chunks(BATCH * (A + 4)).zip(values.chunks(BATCH * 4)) {
         let count = u32::try_from(values.len() / 4).unwrap_or(u32::MAX);
-        let Err((written, error)) = sys::update_batch(trie.fd().as_fd(), keys, values, count) else {
+        let Err((written, error)) = sys::update_batch(trie.fd().as_fd(), keys, values, count)
+        else {
             continue;
         };
         // No batches of tries before 5.16, and ENOMEM for large ones from some kernels.
         tracing::debug!(map = name, written, %error, "batch refused, writing one by one");
         for (key, value) in keys.chunks(A + 4).zip(values.chunks(4)) {
-            sys::update_one(trie.fd().as_fd(), key, value).map_err(|e| failed(name, "update", e))?;
+            sys::update_one(trie.fd().as_fd(), key, value)
+                .map_err(|e| failed(name, "update", e))?;
         }
     }
     Ok(())
@@ -393,7 +462,11 @@ fn raw<const N: usize>(value: &(impl IntoBytes + Immutable)) -> [u8; N] {
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -412,7 +485,9 @@ pub(super) fn failed(
 
 /// Keys as the tables hold them.
 pub(super) fn hook_key(hook: u64) -> HookKey {
-    HookKey { hook: U64::new(hook) }
+    HookKey {
+        hook: U64::new(hook),
+    }
 }
 
 const _: () = {

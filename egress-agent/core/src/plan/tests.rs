@@ -142,7 +142,7 @@ fn desired(objects: &[Value], previous: &Desired) -> Desired {
     for object in objects {
         match read(object) {
             Read::Object(object) => {
-                let _: Changed = store.apply(Event::Applied(object));
+                assert_eq!(store.apply(Event::Applied(object)), Changed::Yes);
             }
             other @ (Read::Ignored { .. } | Read::Unusable(_)) => panic!("{other:?}"),
         }

@@ -1,0 +1,207 @@
+//! The running agent: the one task that owns the store, the hooks and the tables.
+//!
+//! It wakes for a change of the manifests, for a change of namespaces or interfaces, and for
+//! questions; each time it makes the kernel say what the objects say, and publishes how that went.
+
+mod events;
+mod explain;
+mod reconcile;
+mod report;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use egress_core::compile::{Desired, Options};
+use egress_core::object::Name;
+use egress_core::plan::Refusal;
+use egress_core::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::attribution::Attribution;
+use crate::datapath::{Datapath, Sizes};
+use crate::drops::DropLog;
+use crate::metrics::{Counters, Observations, WorkloadLabels};
+use crate::pods::{Changes, Discovery, Found, HostInterface, NamespaceId};
+use crate::serve::socket::Socket;
+use crate::serve::{Request, View, http};
+use crate::source::{self, ManifestSource, SourceProblem};
+use crate::status::{Source, Status};
+
+/// What did not work is tried again this often.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the agent is told by flags.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Node name, own-node and spoofing choices.
+    pub options: Options,
+    /// Where the objects are.
+    pub manifests: PathBuf,
+    /// Where pins go.
+    pub pin_root: PathBuf,
+    /// The unix socket.
+    pub socket: PathBuf,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub http_addr: SocketAddr,
+    /// Where the last good text of each manifest is kept.
+    pub state_dir: PathBuf,
+    /// Drop records one endpoint may send a second.
+    pub events_per_second: u32,
+    /// Capacities.
+    pub sizes: Sizes,
+    /// Labels of workload series.
+    pub labels: WorkloadLabels,
+}
+
+/// Runs until `shutdown` resolves. Enforcement stays when it ends.
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    // What can be refused without touching the kernel comes first.
+    let listener = TcpListener::bind(settings.http_addr)
+        .await
+        .with_context(|| format!("listening on {} (--http-addr)", settings.http_addr))?;
+    let datapath = Datapath::open(&settings.pin_root, &settings.sizes)?;
+    let socket = Socket::bind(&settings.socket)?;
+    let state_dir = source::state_folder(&settings.state_dir, &settings.pin_root);
+    let (manifests, first) = ManifestSource::load(&settings.manifests, Some(&state_dir))
+        .with_context(|| format!("reading {} (--manifests)", settings.manifests.display()))?;
+    let changes = Changes::new().context("watching network namespaces and interfaces")?;
+
+    let (status, status_view) = watch::channel(Arc::new(Status::starting(&settings.options.node)));
+    let (attribution, attribution_view) = watch::channel(Arc::new(Attribution::new()));
+    let (requests, questions) = mpsc::channel(64);
+    let counters = Arc::new(Counters::new(Arc::new(datapath.reader()), settings.labels));
+    let observations = Arc::new(Observations::new()?);
+    let drops = Arc::new(DropLog::default());
+    let view = View {
+        status: status_view,
+        attribution: attribution_view.clone(),
+        counters: Arc::clone(&counters),
+        observations: Arc::clone(&observations),
+        drops: Arc::clone(&drops),
+        requests,
+    };
+    let mut agent = Agent {
+        settings,
+        store: Store::default(),
+        datapath,
+        desired: Desired::default(),
+        pods: BTreeMap::new(),
+        found: BTreeMap::new(),
+        hooks: BTreeMap::new(),
+        sources: Vec::new(),
+        source_problems: Vec::new(),
+        failures: Vec::new(),
+        refused: Vec::new(),
+        discovery: Discovery::default(),
+        status,
+        attribution,
+        counters,
+        observations,
+        retry: false,
+    };
+    let reader = agent.datapath.take_events();
+    agent.take(first);
+    agent.reconcile(Instant::now());
+    agent.prepare();
+
+    let http = axum::serve(listener, http::router(view.clone()));
+    tokio::select! {
+        () = shutdown => {
+            tracing::info!("ending; what is enforced stays enforced");
+            Ok(())
+        }
+        result = http.into_future() => result.context("serving HTTP"),
+        result = socket.serve(view) => result.context("serving the socket"),
+        never = events::forward(reader, attribution_view, drops) => match never {},
+        () = agent.work(manifests, changes, questions) => Ok(()),
+    }
+}
+
+/// The state of the one task.
+struct Agent {
+    settings: Settings,
+    store: Store,
+    datapath: Datapath,
+    /// What was last compiled.
+    desired: Desired,
+    /// Local pods: who isolates them, as of the last look.
+    pods: BTreeMap<Name, Vec<Name>>,
+    /// Local pods' namespaces and interfaces, as of the last look.
+    found: BTreeMap<Name, Found>,
+    /// Interfaces that carry our programs, and whose they are.
+    hooks: BTreeMap<u32, Hook>,
+    sources: Vec<Source>,
+    source_problems: Vec<SourceProblem>,
+    /// What the kernel refused at the last attempt.
+    failures: Vec<Failure>,
+    refused: Vec<Refusal>,
+    discovery: Discovery,
+    status: watch::Sender<Arc<Status>>,
+    attribution: watch::Sender<Arc<Attribution>>,
+    counters: Arc<Counters>,
+    observations: Arc<Observations>,
+    /// Something did not work that may work the next time.
+    retry: bool,
+}
+
+/// An interface with our programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hook {
+    interface: HostInterface,
+    /// An index may come back for another interface; its namespace tells them apart.
+    namespace: Option<NamespaceId>,
+    pod: Name,
+}
+
+/// Something the kernel refused, and whom it concerns.
+#[derive(Clone, Debug)]
+struct Failure {
+    pod: Option<Name>,
+    message: String,
+}
+
+impl Agent {
+    async fn work(
+        &mut self,
+        mut manifests: ManifestSource,
+        mut changes: Changes,
+        mut questions: mpsc::Receiver<Request>,
+    ) {
+        loop {
+            tokio::select! {
+                change = manifests.next() => {
+                    let seen = Instant::now();
+                    self.take(change);
+                    self.reconcile(seen);
+                }
+                () = changes.changed() => self.look(),
+                Some(question) = questions.recv() => self.answer(question),
+                () = tokio::time::sleep(RETRY), if self.retry => self.reconcile(Instant::now()),
+            }
+        }
+    }
+
+    /// Takes a change of the manifests into the store.
+    fn take(&mut self, change: source::Change) {
+        for event in change.events {
+            let _: egress_core::store::Changed = self.store.apply(event);
+        }
+        self.sources = change.sources;
+        self.source_problems = change.problems;
+        self.observations
+            .event_seen("manifests", jiff::Timestamp::now());
+    }
+
+    fn answer(&self, question: Request) {
+        // Who asked may have gone away meanwhile.
+        match question {
+            Request::Ping(reply) => drop(reply.send(())),
+            Request::Explain { from, to, reply } => drop(reply.send(self.explain(&from, &to))),
+        }
+    }
+}

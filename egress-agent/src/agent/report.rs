@@ -1,0 +1,304 @@
+//! What the agent publishes of itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use egress_common::abi::{ENDPOINT_ISOLATED, Endpoint, RULESET_DENY};
+use egress_core::compile::EndpointRules;
+use egress_core::object::{Phase, Pod as CorePod, Problem as CoreProblem};
+use egress_core::workload;
+
+use super::Agent;
+use super::reconcile::{display, names};
+use crate::attribution::{Attribution, Owner};
+use crate::status::{
+    Pod, PodState, Policy, PolicyState, Problem, ProblemKind, Ruleset, SCHEMA, Status,
+};
+
+impl Agent {
+    /// Publishes status and attribution, if they changed.
+    pub(super) fn publish(&self) {
+        let attribution = self.attribute();
+        self.attribution.send_if_modified(|last| {
+            let changed = **last != attribution;
+            if changed {
+                *last = Arc::new(attribution);
+            }
+            changed
+        });
+        let status = self.report();
+        self.status.send_if_modified(|last| {
+            let changed = **last != status;
+            if changed {
+                *last = Arc::new(status);
+            }
+            changed
+        });
+    }
+
+    fn attribute(&self) -> Attribution {
+        let mut attribution = Attribution::new();
+        for (index, hook) in &self.hooks {
+            let Some(endpoint) = self.datapath.image().endpoints.get(&u64::from(*index)) else {
+                continue;
+            };
+            let workload = self.store.pod(&hook.pod).map(workload::workload_name);
+            let isolated_by = self
+                .pods
+                .get(&hook.pod)
+                .into_iter()
+                .flatten()
+                .map(display)
+                .collect();
+            attribution.insert(
+                endpoint.slot.get(),
+                Owner::new(
+                    &hook.pod.namespace,
+                    &hook.pod.name,
+                    workload.as_deref(),
+                    isolated_by,
+                ),
+            );
+        }
+        attribution
+    }
+
+    fn report(&self) -> Status {
+        let pods: Vec<Pod> = self
+            .store
+            .pods()
+            .filter(|pod| pod.node == self.settings.options.node)
+            .map(|pod| self.pod(pod))
+            .collect();
+        let mut waiting_for: Vec<String> = self
+            .failures
+            .iter()
+            .map(|failure| failure.message.clone())
+            .collect();
+        waiting_for.extend(self.refused.iter().map(ToString::to_string));
+        Status {
+            schema: SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.settings.options.node.clone(),
+            ready: waiting_for.is_empty(),
+            waiting_for,
+            problems: self.problems(&pods),
+            sources: self.sources.clone(),
+            policies: self.policies(),
+            pods,
+            rulesets: self.rulesets(),
+            maps: self.datapath.fills(),
+        }
+    }
+
+    fn pod(&self, pod: &CorePod) -> Pod {
+        let found = self.found.get(&pod.name);
+        let interfaces = found.map_or_else(Vec::new, |found| names(&found.interfaces));
+        let endpoints: Vec<(&u32, &Endpoint)> = self
+            .hooks
+            .iter()
+            .filter(|(_, hook)| hook.pod == pod.name)
+            .filter_map(|(index, _)| {
+                Some((
+                    index,
+                    self.datapath.image().endpoints.get(&u64::from(*index))?,
+                ))
+            })
+            .collect();
+        let failure = self
+            .failures
+            .iter()
+            .find(|failure| failure.pod.as_ref() == Some(&pod.name));
+        let isolated_by: Vec<String> = self
+            .pods
+            .get(&pod.name)
+            .into_iter()
+            .flatten()
+            .map(display)
+            .collect();
+        let closed = endpoints.iter().any(|(index, endpoint)| {
+            let wanted = self
+                .desired
+                .endpoints
+                .get(&u64::from(**index))
+                .map(|e| e.rules);
+            endpoint.flags.get() & ENDPOINT_ISOLATED != 0
+                && endpoint.ruleset.get() == RULESET_DENY
+                && (matches!(wanted, Some(EndpointRules::Ruleset(_))) || pod.unreadable)
+        });
+        let (state, message) = if pod.phase == Phase::Finished {
+            (PodState::Finished, None)
+        } else if pod.host_network {
+            (
+                PodState::HostNetwork,
+                Some("host network, not enforced".to_owned()),
+            )
+        } else if let Some(failure) = failure {
+            (PodState::Denied, Some(failure.message.clone()))
+        } else if endpoints.is_empty() {
+            let why = found.map_or_else(
+                || Some("no annotation egress-agent.dev/netns".to_owned()),
+                |found| {
+                    found
+                        .problem
+                        .clone()
+                        .or_else(|| Some("its network namespace has no interface yet".to_owned()))
+                },
+            );
+            (PodState::Waiting, why)
+        } else if closed {
+            let why = if pod.unreadable {
+                "the pod cannot be read".to_owned()
+            } else {
+                self.refused
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            };
+            (PodState::Denied, Some(why))
+        } else if isolated_by.is_empty() {
+            (PodState::NotIsolated, None)
+        } else {
+            (PodState::Isolated, None)
+        };
+        Pod {
+            name: display(&pod.name),
+            addresses: self.addresses(pod).into_iter().collect(),
+            interface: interfaces.first().cloned(),
+            interfaces,
+            state,
+            message,
+            isolated_by,
+            ruleset: endpoints
+                .first()
+                .map(|(_, e)| e.ruleset.get())
+                .filter(|id| *id != RULESET_DENY),
+        }
+    }
+
+    fn policies(&self) -> Vec<Policy> {
+        self.store
+            .policies()
+            .map(|policy| Policy {
+                kind: "NetworkPolicy".to_owned(),
+                name: display(&policy.name),
+                state: if policy.unreadable {
+                    PolicyState::Unreadable
+                } else if policy.problems.is_empty() {
+                    PolicyState::Enforced
+                } else {
+                    PolicyState::PartlyUnreadable
+                },
+                errors: policy.problems.iter().map(sentence).collect(),
+            })
+            .collect()
+    }
+
+    fn problems(&self, pods: &[Pod]) -> Vec<Problem> {
+        let enforcement = |object: String, message: String| Problem {
+            kind: ProblemKind::Enforcement,
+            object,
+            field: None,
+            file: None,
+            line: None,
+            message,
+        };
+        let mut problems: Vec<Problem> = self.source_problems.iter().map(Problem::from).collect();
+        for failure in &self.failures {
+            let object = failure
+                .pod
+                .as_ref()
+                .map_or_else(String::new, |pod| format!("Pod {}", display(pod)));
+            problems.push(enforcement(object, failure.message.clone()));
+        }
+        problems.extend(
+            self.refused
+                .iter()
+                .map(|refusal| enforcement(String::new(), refusal.to_string())),
+        );
+        for (name, found) in &self.found {
+            let object = format!("Pod {}", display(name));
+            if let Some(problem) = &found.problem {
+                problems.push(Problem {
+                    field: Some("metadata.annotations[egress-agent.dev/netns]".to_owned()),
+                    ..enforcement(object.clone(), problem.clone())
+                });
+            }
+            problems.extend(
+                found
+                    .unhookable
+                    .iter()
+                    .map(|what| enforcement(object.clone(), what.clone())),
+            );
+        }
+        for pod in pods.iter().filter(|pod| pod.state == PodState::Denied) {
+            if let Some(message) = &pod.message {
+                problems.push(enforcement(format!("Pod {}", pod.name), message.clone()));
+            }
+        }
+        for (frontend, rulesets) in &self.desired.mixed {
+            let address = egress_core::image::ip(&egress_common::abi::Address {
+                family: frontend.family,
+                reserved: [0; 3],
+                bytes: frontend.address,
+            });
+            problems.push(enforcement(
+                String::new(),
+                format!(
+                    "the Service at {address} port {} is denied to the pods of {} ruleset(s): some of its backends are allowed and some are not",
+                    frontend.port.get(),
+                    rulesets.len()
+                ),
+            ));
+        }
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    fn rulesets(&self) -> Vec<Ruleset> {
+        let image = self.datapath.image();
+        let mut users: BTreeMap<u32, usize> = BTreeMap::new();
+        for endpoint in image.endpoints.values() {
+            *users.entry(endpoint.ruleset.get()).or_default() += 1;
+        }
+        image
+            .rulesets
+            .iter()
+            .map(|(slot, placed)| {
+                let trie = placed.ruleset.as_ref().map(|ruleset| &ruleset.trie);
+                Ruleset {
+                    id: *slot,
+                    sha256: hex(&placed.key.0),
+                    pods: users.get(slot).copied().unwrap_or(0),
+                    prefixes_v4: trie.map_or(0, |trie| trie.v4().len()),
+                    prefixes_v6: trie.map_or(0, |trie| trie.v6().len()),
+                    classes: image
+                        .classes
+                        .values()
+                        .filter(|column| column.contains_key(slot))
+                        .count(),
+                    frontends: image
+                        .frontend_rulesets
+                        .values()
+                        .filter(|r| r.contains(slot))
+                        .count(),
+                }
+            })
+            .collect()
+    }
+}
+
+fn sentence(problem: &CoreProblem) -> String {
+    format!("{}: {}", problem.field, problem.message)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _: std::fmt::Result = write!(text, "{byte:02x}");
+        text
+    })
+}
