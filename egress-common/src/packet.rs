@@ -10,7 +10,7 @@ mod quote;
 mod transport;
 
 pub use ipv6::MAX_EXTENSIONS;
-pub use quote::{Quote, quote};
+pub use quote::Quote;
 pub use transport::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 use crate::abi::{FAMILY_V4, FAMILY_V6};
@@ -36,6 +36,16 @@ pub const PROTOCOL_ICMPV6: u8 = 58;
 /// IP protocol number of SCTP.
 pub const PROTOCOL_SCTP: u8 = 132;
 
+/// Bytes of a frame, eight-byte aligned.
+///
+/// The kernel programs are compiled for loads and stores that need no alignment, which holds
+/// everywhere but on the BPF stack. So whatever may lie there is aligned as a whole, and its
+/// fields stand at multiples of their size: this, [`Packet`], the flow and chain
+/// of the code behind it, and the [`Aligned`](crate::tables::Aligned) keys.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct Chunk<const N: usize>(pub [u8; N]);
+
 /// The bytes of one frame, counted from the start of its network header.
 ///
 /// A trait, not a slice: in the kernel the bytes may lie in fragments of the skb that only
@@ -49,10 +59,10 @@ pub trait Frame {
     /// may be 0 (BIG TCP).
     fn is_gso(&self) -> bool;
     /// `N` bytes at `offset`; `None` when the frame ends before.
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    fn load<const N: usize>(&self, offset: u32) -> Option<Chunk<N>>;
     /// `N` bytes at an offset that the compiler knows, which an implementation may read in
     /// a cheaper way.
-    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<[u8; N]> {
+    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
         self.load(OFFSET)
     }
 }
@@ -81,14 +91,15 @@ impl Frame for Bytes<'_> {
         self.gso
     }
 
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<Chunk<N>> {
         let offset = usize::try_from(offset).ok()?;
-        self.bytes.get(offset..)?.first_chunk().copied()
+        self.bytes.get(offset..)?.first_chunk().copied().map(Chunk)
     }
 }
 
 /// Which part of an IP packet a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Piece {
     /// All of it; an atomic fragment (RFC 6946) too.
     Whole,
@@ -98,70 +109,64 @@ pub enum Piece {
     Later,
 }
 
-/// The transport header, as far as a verdict needs it.
+/// What the transport header is, as far as a verdict needs to tell.
+///
+/// Without fields, which stand in [`Packet`]: the verifier refuses a copy of bytes that one
+/// variant did not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Transport {
     /// A later fragment, or a protocol without ports.
     None,
     /// TCP.
-    Tcp {
-        /// Source port.
-        source: u16,
-        /// Destination port.
-        destination: u16,
-        /// The flags; `None` when the first fragment ends before them.
-        flags: Option<u8>,
-    },
+    Tcp,
+    /// TCP in a first fragment that ends before the flags.
+    TcpWithoutFlags,
     /// UDP.
-    Udp {
-        /// Source port.
-        source: u16,
-        /// Destination port.
-        destination: u16,
-    },
+    Udp,
     /// SCTP.
-    Sctp {
-        /// Source port.
-        source: u16,
-        /// Destination port.
-        destination: u16,
-        /// Whether the first chunk is INIT.
-        init: bool,
-    },
-    /// ICMP of IPv4 or ICMPv6 of IPv6.
-    Icmp {
-        /// What it is.
-        kind: Icmp,
-        /// The type as on the wire.
-        number: u8,
-        /// The identifier of an echo; anything else for other types.
-        id: u16,
-    },
-}
-
-/// Kinds of ICMP messages that are treated differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Icmp {
-    /// Echo request.
+    Sctp,
+    /// SCTP, and the first chunk is INIT.
+    SctpInit,
+    /// Echo request of ICMP in IPv4 or `ICMPv6` in IPv6, as the following are.
     EchoRequest,
     /// Echo reply.
     EchoReply,
     /// An error that quotes the packet it is about: unreachable, packet too big, time
     /// exceeded, parameter problem. Not a redirect.
-    Error,
+    IcmpError,
     /// Router and neighbour solicitation and advertisement, and redirect of IPv6 (133–137).
     NeighbourDiscovery,
     /// Multicast listener query, report, done, and version 2 report (130–132, 143).
     ListenerDiscovery,
-    /// Any other.
-    Other,
+    /// Any other ICMP.
+    OtherIcmp,
 }
 
-/// One IP packet, or a fragment of one.
+/// One IP packet, or a fragment of one. Alignment and order as in [`Chunk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub struct Packet {
-    /// [`FAMILY_V4`], [`FAMILY_V6`], or 0 when it is neither.
-    pub family: u8,
+    /// Source address, IPv4 in the first four bytes.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+    /// Identification of a fragment, 0 of a whole packet.
+    pub fragment_id: u32,
+    /// Where the transport header starts.
+    pub transport_at: u32,
+    /// Bytes of the IP packet; of a frame that cannot be read the frame's.
+    pub length: u32,
+    /// Source port, or 0.
+    pub source_port: u16,
+    /// Destination port, or 0.
+    pub destination_port: u16,
+    /// Identifier of an echo, or 0.
+    pub echo_id: u16,
+    /// TCP flags, or 0.
+    pub tcp_flags: u8,
+    /// What the transport header is.
+    pub transport: Transport,
     /// Protocol behind the extension headers; of a later fragment the one that the
     /// fragment header names.
     pub protocol: u8,
@@ -172,22 +177,14 @@ pub struct Packet {
     /// Protocol that the header with the fragment's identification names: the same in
     /// every fragment of a packet.
     pub fragment_protocol: u8,
-    /// Identification of a fragment, 0 of a whole packet.
-    pub fragment_id: u32,
-    /// Bytes of the IP packet; of a frame that cannot be read the frame's.
-    pub length: u32,
-    /// Where the transport header starts.
-    pub transport_at: u32,
-    /// The transport header.
-    pub transport: Transport,
-    /// Source address, IPv4 in the first four bytes.
-    pub source: [u8; 16],
-    /// Destination address.
-    pub destination: [u8; 16],
+    /// [`FAMILY_V4`], [`FAMILY_V6`], or 0 when it is neither.
+    pub family: u8,
+    chain: ipv6::Chain,
 }
 
 impl Packet {
     /// What is known of a frame before any of it is read.
+    #[inline(always)]
     pub fn unread(frame: &impl Frame) -> Self {
         Self {
             family: match frame.ethertype() {
@@ -202,9 +199,14 @@ impl Packet {
             fragment_id: 0,
             length: frame.length(),
             transport_at: 0,
+            source_port: 0,
+            destination_port: 0,
+            echo_id: 0,
+            tcp_flags: 0,
             transport: Transport::None,
             source: [0; 16],
             destination: [0; 16],
+            chain: ipv6::Chain::START,
         }
     }
 
@@ -215,7 +217,7 @@ impl Packet {
     ///
     /// [`Reason::NotIp`], [`Reason::Malformed`], [`Reason::ExtensionHeaders`] or
     /// [`Reason::SourceRoute`].
-    #[inline(always)]
+    #[inline(never)]
     pub fn read(&mut self, frame: &impl Frame) -> Result<(), Reason> {
         match self.family {
             FAMILY_V4 => ipv4::read(frame, self),
@@ -233,37 +235,6 @@ impl Packet {
             FAMILY_V4 => ipv4::may_be_udp(frame, self),
             FAMILY_V6 => ipv6::may_be_udp(frame, self),
             _ => false,
-        }
-    }
-
-    /// Source port, or 0.
-    pub fn source_port(&self) -> u16 {
-        match self.transport {
-            Transport::Tcp { source, .. }
-            | Transport::Udp { source, .. }
-            | Transport::Sctp { source, .. } => source,
-            Transport::None | Transport::Icmp { .. } => 0,
-        }
-    }
-
-    /// Destination port, or 0.
-    pub fn destination_port(&self) -> u16 {
-        match self.transport {
-            Transport::Tcp { destination, .. }
-            | Transport::Udp { destination, .. }
-            | Transport::Sctp { destination, .. } => destination,
-            Transport::None | Transport::Icmp { .. } => 0,
-        }
-    }
-
-    /// TCP flags, or 0.
-    pub fn tcp_flags(&self) -> u8 {
-        match self.transport {
-            Transport::Tcp { flags, .. } => flags.unwrap_or(0),
-            Transport::None
-            | Transport::Udp { .. }
-            | Transport::Sctp { .. }
-            | Transport::Icmp { .. } => 0,
         }
     }
 }

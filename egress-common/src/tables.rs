@@ -5,6 +5,11 @@
 
 use crate::abi::{Address, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, FrontendKey};
 
+/// A key or value on the stack of a kernel program; see [`Chunk`](crate::packet::Chunk).
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
+pub struct Aligned<T>(pub T);
+
 /// The compiled policies. Every look-up that finds nothing closes.
 pub trait Tables {
     /// PEERS: the class of a pod's address.

@@ -22,8 +22,11 @@ use crate::skb::Skb;
 /// A pass is `TC_ACT_UNSPEC`, which is `TCX_NEXT`: other owners' programs still run.
 #[classifier]
 fn from_pod(context: TcContext) -> i32 {
+    let Some(scratch) = maps::scratch() else {
+        return TC_ACT_SHOT;
+    };
     let frame = Skb::new(&context);
-    let outcome = hook::from_pod(&Maps, frame.hook(), &frame);
+    let outcome = hook::from_pod(&Maps, frame.hook(), &frame, scratch);
     report::count(&frame, &outcome);
     match outcome.reason.action() {
         Action::Pass => TC_ACT_UNSPEC,
@@ -34,8 +37,10 @@ fn from_pod(context: TcContext) -> i32 {
 /// Host side of a pod's interface, egress: what is sent to the pod. Drops nothing.
 #[classifier]
 fn to_pod(context: TcContext) -> i32 {
-    let frame = Skb::new(&context);
-    hook::to_pod(&Maps, frame.hook(), &frame);
+    if let Some(scratch) = maps::scratch() {
+        let frame = Skb::new(&context);
+        hook::to_pod(&Maps, frame.hook(), &frame, scratch);
+    }
     TC_ACT_UNSPEC
 }
 

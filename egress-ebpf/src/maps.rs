@@ -15,8 +15,9 @@ use egress_common::abi::{
     RulesetClass, RulesetFrontend,
 };
 use egress_common::event::Record;
-use egress_common::tables::{State, Tables};
-use zerocopy::network_endian::{U16, U32, U64};
+use egress_common::hook::Scratch;
+use egress_common::tables::{Aligned, State, Tables};
+use zerocopy::network_endian::{U32, U64};
 
 use crate::clock;
 
@@ -84,76 +85,131 @@ pub(crate) static EVENT_BUDGET: Array<EventBudget, SLOTS> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS_LOST: PerCpuArray<u64, 2> = PerCpuArray::new();
 
+/// Not pinned: nothing in it outlives a run of a program.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// This CPU's scratch. It is always there, which the verifier does not know.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: each program asks once, so this is the only reference: programs of a tc hook run with
+    // bottom halves off and do not nest on a CPU.
+    Some(unsafe { &mut *scratch })
+}
+
 /// All of them.
+///
+/// Keys and values are put on the stack aligned, see `egress_common::packet::Chunk`.
 pub(crate) struct Maps;
+
+/// A key whose long field stands four bytes behind its start: put so that this field is aligned.
+#[repr(C, align(8))]
+struct Shifted<T> {
+    padding: [u8; 4],
+    key: T,
+}
+
+impl<T> Shifted<T> {
+    #[inline(always)]
+    fn new(key: T) -> Self {
+        Self {
+            padding: [0; 4],
+            key,
+        }
+    }
+}
+
+/// A PORTS key, `Key<PortsData>` and a byte behind it, as words: the port stands at an odd offset,
+/// where the stack takes single bytes only.
+#[repr(C, align(8))]
+struct PortsKey([u32; 3]);
+
+impl PortsKey {
+    #[inline(always)]
+    fn new(ports: u32, protocol: u8, port: u16) -> Self {
+        const { assert!(size_of::<Key<PortsData>>() == 11) };
+        let [high, low] = port.to_be_bytes();
+        Self([
+            PORTS_FIXED_BITS + 16,
+            ports.to_be(),
+            u32::from_ne_bytes([protocol, high, low, 0]),
+        ])
+    }
+
+    #[inline(always)]
+    fn as_key(&self) -> &Key<PortsData> {
+        // SAFETY: a key is 11 bytes without padding and without alignment, at the start of these
+        // 12, and any bytes are a valid one.
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+}
 
 impl Tables for Maps {
     #[inline(always)]
     fn peer(&self, address: &Address) -> Option<u32> {
+        let key = Shifted::new(*address);
         // SAFETY: nothing in a program writes PEERS, and the value is copied at once; a slot that
         // the agent reuses meanwhile reads as the old class or the new one.
-        unsafe { PEERS.get(address) }.map(|class| class.get())
+        unsafe { PEERS.get(&key.key) }.map(|class| class.get())
     }
 
     #[inline(always)]
     fn class_ports(&self, ruleset: u32, class: u32) -> Option<u32> {
-        let key = RulesetClass {
+        let key = Aligned(RulesetClass {
             ruleset: U32::new(ruleset),
             class: U32::new(class),
-        };
+        });
         // SAFETY: as in `peer`.
-        unsafe { RULESET_CLASSES.get(key) }.map(|ports| ports.get())
+        unsafe { RULESET_CLASSES.get(&key.0) }.map(|ports| ports.get())
     }
 
     #[inline(always)]
     fn cidr_ports(&self, ruleset: u32, address: &Address) -> Option<u32> {
         let ports = if address.family == FAMILY_V4 {
-            RULESET_CIDRS_V4
-                .get(ruleset)?
-                .get(&Key::new(32, address.v4_octets()))?
+            let key = Aligned(Key::new(32, address.v4_octets()));
+            RULESET_CIDRS_V4.get(ruleset)?.get(&key.0)?
         } else {
-            RULESET_CIDRS_V6
-                .get(ruleset)?
-                .get(&Key::new(128, address.bytes))?
+            let key = Shifted::new(Key::new(128, address.bytes));
+            RULESET_CIDRS_V6.get(ruleset)?.get(&key.key)?
         };
         Some(ports.get())
     }
 
     #[inline(always)]
     fn ports_contain(&self, ports: u32, protocol: u8, port: u16) -> bool {
-        let data = PortsData {
-            ports: U32::new(ports),
-            protocol,
-            port: U16::new(port),
-        };
-        PORTS.get(&Key::new(PORTS_FIXED_BITS + 16, data)).is_some()
+        PORTS
+            .get(PortsKey::new(ports, protocol, port).as_key())
+            .is_some()
     }
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        let key = Aligned(*key);
         // SAFETY: as in `peer`.
-        unsafe { FRONTENDS.get(key) }.map(|frontend| frontend.get())
+        unsafe { FRONTENDS.get(&key.0) }.map(|frontend| frontend.get())
     }
 
     #[inline(always)]
     fn frontend_allowed(&self, ruleset: u32, frontend: u32) -> bool {
-        let key = RulesetFrontend {
+        let key = Aligned(RulesetFrontend {
             ruleset: U32::new(ruleset),
             frontend: U32::new(frontend),
-        };
+        });
         // SAFETY: as in `peer`.
-        unsafe { RULESET_FRONTENDS.get(key) }.is_some_and(|verdict| verdict.get() == FRONTEND_ALLOW)
+        unsafe { RULESET_FRONTENDS.get(&key.0) }
+            .is_some_and(|verdict| verdict.get() == FRONTEND_ALLOW)
     }
 }
 
 impl State for Maps {
     #[inline(always)]
     fn endpoint(&self, hook: u64) -> Option<&Endpoint> {
-        let key = HookKey {
+        let key = Aligned(HookKey {
             hook: U64::new(hook),
-        };
+        });
         // SAFETY: no program writes ENDPOINTS.
-        unsafe { ENDPOINTS.get(key) }
+        unsafe { ENDPOINTS.get(&key.0) }
     }
 
     #[inline(always)]
@@ -168,54 +224,61 @@ impl State for Maps {
 
     #[inline(always)]
     fn outbound(&self, key: &FlowKey) -> Option<Flow> {
+        let key = Aligned(*key);
         // SAFETY: the value is copied before anything is inserted.
-        unsafe { FLOWS.get(key) }.copied()
+        unsafe { FLOWS.get(&key.0) }.copied()
     }
 
     #[inline(always)]
     fn set_outbound(&self, key: &FlowKey, flow: &Flow) {
+        let (key, flow) = (Aligned(*key), Aligned(*flow));
         // A failure costs another decision, see the trait.
-        let _failed = FLOWS.insert(key, flow, 0).is_err();
+        let _failed = FLOWS.insert(&key.0, &flow.0, 0).is_err();
     }
 
     #[inline(always)]
     fn inbound(&self, key: &FlowKey) -> Option<Flow> {
         let table = INBOUND.get(u32::from(key.slot.get()))?;
+        let key = Aligned(*key);
         // SAFETY: the value is copied before anything is inserted.
-        unsafe { table.get(key) }.copied()
+        unsafe { table.get(&key.0) }.copied()
     }
 
     #[inline(always)]
     fn set_inbound(&self, key: &FlowKey, flow: &Flow) {
         if let Some(table) = INBOUND.get(u32::from(key.slot.get())) {
-            let _failed = table.insert(key, flow, 0).is_err();
+            let (key, flow) = (Aligned(*key), Aligned(*flow));
+            let _failed = table.insert(&key.0, &flow.0, 0).is_err();
         }
     }
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        let key = Aligned(*key);
         // SAFETY: the value is copied before anything is inserted.
-        unsafe { FRAGMENTS.get(key) }.copied()
+        unsafe { FRAGMENTS.get(&key.0) }.copied()
     }
 
     #[inline(always)]
     fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
-        let _failed = FRAGMENTS.insert(key, fragment, 0).is_err();
+        let (key, fragment) = (Aligned(*key), Aligned(*fragment));
+        let _failed = FRAGMENTS.insert(&key.0, &fragment.0, 0).is_err();
     }
 }
 
 /// Adds to this CPU's counter of a drop.
 #[inline(always)]
 pub(crate) fn count_drop(key: CounterKey, packets: u64, bytes: u64) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(key) {
+    let key = Aligned(key);
+    if let Some(counter) = COUNTERS.get_ptr_mut(&key.0) {
         add(counter, packets, bytes);
     } else {
         // Another CPU may have made the entry meanwhile; then this one's part of it is there.
         let counter = Counter { packets, bytes };
         if COUNTERS
-            .insert(key, counter, u64::from(BPF_NOEXIST))
+            .insert(&key.0, counter, u64::from(BPF_NOEXIST))
             .is_err()
-            && let Some(counter) = COUNTERS.get_ptr_mut(key)
+            && let Some(counter) = COUNTERS.get_ptr_mut(&key.0)
         {
             add(counter, packets, bytes);
         }

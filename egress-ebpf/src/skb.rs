@@ -1,9 +1,11 @@
 //! The skb as a [`Frame`].
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use egress_common::packet::Frame;
+use egress_common::packet::{Chunk, Frame};
 
 /// Length of the Ethernet header, where every frame of a tc hook on a veth starts.
 const ETHERNET: u32 = 14;
@@ -61,7 +63,7 @@ impl Skb {
 
     /// Bytes of the linear part, without a call. `None` when they are not all there.
     #[inline(always)]
-    fn linear<const OFFSET: u32, const N: usize>(&self) -> Option<[u8; N]> {
+    fn linear<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
         // SAFETY: as in `ifindex`.
         let data = unsafe { (*self.skb).data } as usize;
         // SAFETY: as in `ifindex`.
@@ -72,7 +74,7 @@ impl Skb {
         }
         // SAFETY: start + N <= data_end was checked, and the verifier refuses the program
         // where it was not; any bytes are a valid array, which needs no alignment.
-        Some(unsafe { *(start as *const [u8; N]) })
+        Some(Chunk(unsafe { *(start as *const [u8; N]) }))
     }
 }
 
@@ -103,22 +105,26 @@ impl Frame for Skb {
 
     /// Also reads what is not linear: payload of 4 KiB and more lies in pages of its own.
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
+    fn load<const N: usize>(&self, offset: u32) -> Option<Chunk<N>> {
+        let mut chunk = MaybeUninit::<Chunk<N>>::uninit();
         // SAFETY: the helper writes at most N bytes to an array of N.
         let failed = unsafe {
             bpf_skb_load_bytes(
                 self.skb.cast_const().cast(),
                 ETHERNET + offset,
-                bytes.as_mut_ptr().cast(),
+                chunk.as_mut_ptr().cast(),
                 N as u32,
             )
         };
-        (failed == 0).then_some(bytes)
+        if failed != 0 {
+            return None;
+        }
+        // SAFETY: the helper wrote all N bytes, and any bytes are valid.
+        Some(unsafe { chunk.assume_init() })
     }
 
     #[inline(always)]
-    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<[u8; N]> {
+    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
         match self.linear::<OFFSET, N>() {
             Some(bytes) => Some(bytes),
             None => self.load(OFFSET),

@@ -4,9 +4,10 @@ use zerocopy::network_endian::{U16, U32};
 
 use crate::abi::{Endpoint, FLOW_CLOSING, Flow, FlowKey};
 use crate::packet::{
-    Icmp, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Quote, TCP_ACK, TCP_FIN, TCP_RST,
-    TCP_SYN, Transport,
+    PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+    Transport,
 };
+use crate::tables::State;
 
 /// Idle TCP and SCTP associations, seconds: `nf_conntrack_tcp_timeout_established`.
 pub const IDLE_CONNECTION: u32 = 432_000;
@@ -18,8 +19,55 @@ pub const IDLE_UDP: u32 = 180;
 /// Idle echo, seconds: `nf_conntrack_icmp_timeout`.
 pub const IDLE_ECHO: u32 = 30;
 
+/// When, and under which policies, a verdict is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// [`Config::epoch`](crate::abi::Config::epoch), read before the tables: a flow judged by
+    /// tables that change meanwhile is then of an old epoch, and is judged again.
+    epoch: U32,
+    /// Seconds since boot.
+    now: u32,
+}
+
+impl Moment {
+    #[inline(always)]
+    pub(super) fn of(system: &impl State) -> Self {
+        Self {
+            epoch: system.config().epoch,
+            now: system.now(),
+        }
+    }
+
+    /// Whether the verdict on an outbound flow is one of the present policies (S54).
+    #[inline(always)]
+    pub(super) fn holds(self, endpoint: &Endpoint, flow: &Flow) -> bool {
+        flow.generation == endpoint.generation && flow.epoch == self.epoch
+    }
+
+    /// The entry of an outbound flow that is allowed now.
+    #[inline(always)]
+    pub(super) fn begin(self, endpoint: &Endpoint, subject: &Subject) -> Flow {
+        Flow {
+            generation: endpoint.generation,
+            epoch: self.epoch,
+            seen: U32::new(self.now),
+            flags: U32::new(subject.closing),
+        }
+    }
+
+    /// The entry of a flow that is opened towards the pod now.
+    #[inline(always)]
+    pub(super) fn begin_inbound(self) -> Flow {
+        Flow {
+            seen: U32::new(self.now),
+            ..Flow::default()
+        }
+    }
+}
+
 /// What a packet is to its flow, by its own bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Role {
     /// Opens a flow and can be no answer: SYN without ACK, INIT, echo request.
     Opens,
@@ -31,13 +79,14 @@ pub(super) enum Role {
     Answers,
 }
 
-/// A packet's flow.
+/// A packet's flow. Alignment and order as in [`Chunk`](crate::packet::Chunk).
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
 pub(super) struct Subject {
     pub(super) key: FlowKey,
-    pub(super) role: Role,
     /// [`FLOW_CLOSING`] or 0.
     pub(super) closing: u32,
+    pub(super) role: Role,
 }
 
 /// Which end of the packet the pod is.
@@ -59,70 +108,46 @@ impl Subject {
     #[inline(always)]
     pub(super) fn of(endpoint: &Endpoint, local: u8, packet: &Packet, near: Near) -> Option<Self> {
         let mut closing = 0;
-        let (role, source, destination) = match packet.transport {
-            Transport::Tcp {
-                source,
-                destination,
-                flags: Some(flags),
-            } => {
-                if flags & (TCP_FIN | TCP_RST) != 0 {
+        let role = match packet.transport {
+            Transport::Tcp => {
+                if packet.tcp_flags & (TCP_FIN | TCP_RST) != 0 {
                     closing = FLOW_CLOSING;
                 }
-                let opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
-                (
-                    if opens { Role::Opens } else { Role::Continues },
-                    source,
-                    destination,
-                )
-            }
-            Transport::Tcp {
-                source,
-                destination,
-                flags: None,
-            } => match near {
-                Near::Source => (Role::Opens, source, destination),
-                Near::Destination => (Role::Continues, source, destination),
-            },
-            Transport::Sctp {
-                source,
-                destination,
-                init,
-            } => (
-                if init { Role::Opens } else { Role::Continues },
-                source,
-                destination,
-            ),
-            Transport::Udp {
-                source,
-                destination,
-            } => (Role::Either, source, destination),
-            Transport::Icmp { kind, id, .. } => {
-                let role = match kind {
-                    Icmp::EchoRequest => Role::Opens,
-                    Icmp::EchoReply => Role::Answers,
-                    Icmp::Error
-                    | Icmp::NeighbourDiscovery
-                    | Icmp::ListenerDiscovery
-                    | Icmp::Other => return None,
-                };
-                // Both ends name an echo by one identifier; it stands at the pod's.
-                match near {
-                    Near::Source => (role, id, 0),
-                    Near::Destination => (role, 0, id),
+                if packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN {
+                    Role::Opens
+                } else {
+                    Role::Continues
                 }
             }
-            Transport::None => return None,
+            Transport::TcpWithoutFlags => match near {
+                Near::Source => Role::Opens,
+                Near::Destination => Role::Continues,
+            },
+            Transport::SctpInit | Transport::EchoRequest => Role::Opens,
+            Transport::Sctp => Role::Continues,
+            Transport::Udp => Role::Either,
+            Transport::EchoReply => Role::Answers,
+            Transport::None
+            | Transport::IcmpError
+            | Transport::NeighbourDiscovery
+            | Transport::ListenerDiscovery
+            | Transport::OtherIcmp => return None,
         };
         let (local_port, remote_port, remote) = match near {
-            Near::Source => (source, destination, packet.destination),
-            Near::Destination => (destination, source, packet.source),
+            Near::Source => (
+                packet.source_port,
+                packet.destination_port,
+                packet.destination,
+            ),
+            Near::Destination => (packet.destination_port, packet.source_port, packet.source),
         };
         Some(Self {
             key: FlowKey {
                 slot: endpoint.slot,
                 local,
                 protocol: packet.protocol,
-                local_port: U16::new(local_port),
+                // Both ends name an echo by one identifier; it stands at the pod's.
+                local_port: U16::new(local_port | packet.echo_id),
                 remote_port: U16::new(remote_port),
                 remote,
             },
@@ -132,23 +157,57 @@ impl Subject {
     }
 }
 
-/// The flow of a quoted packet that was sent to the pod's address `local`.
+/// A live flow of the pod's own; whether it is still allowed is [`Moment::holds`].
 #[inline(always)]
-pub(super) fn of_quote(endpoint: &Endpoint, local: u8, quote: &Quote) -> FlowKey {
-    FlowKey {
-        slot: endpoint.slot,
-        local,
-        protocol: quote.protocol,
-        local_port: U16::new(quote.destination_port),
-        remote_port: U16::new(quote.source_port),
-        remote: quote.source,
+pub(super) fn outbound(system: &impl State, key: &FlowKey, moment: Moment) -> Option<Flow> {
+    system
+        .outbound(key)
+        .filter(|flow| is_live(key.protocol, flow, moment.now))
+}
+
+/// A live flow that was opened towards the pod.
+#[inline(always)]
+pub(super) fn inbound(system: &impl State, key: &FlowKey, moment: Moment) -> Option<Flow> {
+    system
+        .inbound(key)
+        .filter(|flow| is_live(key.protocol, flow, moment.now))
+}
+
+/// Whether a packet of the pod answers a live inbound flow (S52), which it keeps alive.
+#[inline(always)]
+pub(super) fn answer(system: &impl State, subject: &Subject, moment: Moment) -> bool {
+    if matches!(subject.role, Role::Opens) {
+        return false;
     }
+    let Some(flow) = inbound(system, &subject.key, moment) else {
+        return false;
+    };
+    // An echo reply answers one request; only requests keep an echo alive.
+    if !matches!(subject.role, Role::Answers)
+        && let Some(flow) = touched(&flow, subject.closing, moment)
+    {
+        system.set_inbound(&subject.key, &flow);
+    }
+    true
+}
+
+/// A live flow after one more packet; `None` when its entry need not be written: at most
+/// one write a second, unless the flow begins to close.
+#[inline(always)]
+pub(super) fn touched(flow: &Flow, closing: u32, moment: Moment) -> Option<Flow> {
+    let flags = flow.flags.get() | closing;
+    let changed = flags != flow.flags.get() || moment.now > flow.seen.get();
+    changed.then_some(Flow {
+        flags: U32::new(flags),
+        seen: U32::new(moment.now.max(flow.seen.get())),
+        ..*flow
+    })
 }
 
 /// Whether a flow has not been idle for too long. A clock that reads less than
 /// [`Flow::seen`] is another CPU's coarse clock: no time has passed.
 #[inline(always)]
-pub(super) fn is_live(protocol: u8, flow: &Flow, now: u32) -> bool {
+fn is_live(protocol: u8, flow: &Flow, now: u32) -> bool {
     let limit = match protocol {
         PROTOCOL_TCP if flow.flags.get() & FLOW_CLOSING != 0 => IDLE_CLOSING,
         PROTOCOL_TCP | PROTOCOL_SCTP => IDLE_CONNECTION,
@@ -156,17 +215,4 @@ pub(super) fn is_live(protocol: u8, flow: &Flow, now: u32) -> bool {
         _ => IDLE_ECHO,
     };
     now.saturating_sub(flow.seen.get()) <= limit
-}
-
-/// A live flow after one more packet; `None` when its entry need not be written: at most
-/// one write a second, unless the flow begins to close.
-#[inline(always)]
-pub(super) fn touched(flow: &Flow, closing: u32, now: u32) -> Option<Flow> {
-    let flags = flow.flags.get() | closing;
-    let changed = flags != flow.flags.get() || now > flow.seen.get();
-    changed.then_some(Flow {
-        flags: U32::new(flags),
-        seen: U32::new(now.max(flow.seen.get())),
-        ..*flow
-    })
 }

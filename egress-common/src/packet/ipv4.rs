@@ -1,10 +1,10 @@
 //! The IPv4 header (RFC 791).
 
 use zerocopy::network_endian::U16;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
 
 use super::transport;
-use super::{Frame, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Piece, Transport};
+use super::{Chunk, Frame, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Piece};
 use crate::event::Reason;
 
 /// Length of the header without options.
@@ -66,8 +66,8 @@ pub(super) fn widen([a, b, c, d]: [u8; 4]) -> [u8; 16] {
 
 #[inline(always)]
 pub(super) fn read(frame: &impl Frame, packet: &mut Packet) -> Result<(), Reason> {
-    let header: [u8; 20] = frame.head::<0, 20>().ok_or(Reason::Malformed)?;
-    let header: Header = transmute!(header);
+    let chunk = frame.head::<0, 20>().ok_or(Reason::Malformed)?;
+    let header: &Header = transmute_ref!(&chunk.0);
     packet.protocol = header.protocol;
     packet.hop_limit = header.ttl;
     packet.source = widen(header.source);
@@ -110,7 +110,7 @@ fn options(frame: &impl Frame, end: u32) -> Result<(), Reason> {
         if at >= end {
             return Ok(());
         }
-        let [kind] = frame.load::<1>(at).ok_or(Reason::Malformed)?;
+        let Chunk([kind]) = frame.load::<1>(at).ok_or(Reason::Malformed)?;
         match kind {
             OPTION_END => return Ok(()),
             OPTION_NOP => at += 1,
@@ -121,7 +121,7 @@ fn options(frame: &impl Frame, end: u32) -> Result<(), Reason> {
                 if at + 1 >= end {
                     return Err(Reason::Malformed);
                 }
-                let [length] = frame.load::<1>(at + 1).ok_or(Reason::Malformed)?;
+                let Chunk([length]) = frame.load::<1>(at + 1).ok_or(Reason::Malformed)?;
                 if length < 2 {
                     return Err(Reason::Malformed);
                 }
@@ -137,14 +137,13 @@ fn options(frame: &impl Frame, end: u32) -> Result<(), Reason> {
 
 #[inline(always)]
 pub(super) fn may_be_udp(frame: &impl Frame, packet: &mut Packet) -> bool {
-    let Some(header) = frame.head::<0, 20>() else {
+    let Some(chunk) = frame.head::<0, 20>() else {
         return false;
     };
-    let header: Header = transmute!(header);
+    let header: &Header = transmute_ref!(&chunk.0);
     packet.protocol = header.protocol;
     if let Some(length) = header.packet_length(frame, FIXED) {
         packet.length = length;
     }
-    packet.transport = Transport::None;
     header.protocol == PROTOCOL_UDP
 }

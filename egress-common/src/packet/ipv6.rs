@@ -1,10 +1,10 @@
 //! The IPv6 header and its chain of extension headers (RFC 8200).
 
 use zerocopy::network_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
 
 use super::transport;
-use super::{Frame, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, Piece, Transport};
+use super::{Chunk, Frame, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, Packet, Piece};
 use crate::event::Reason;
 
 /// Length of the fixed header.
@@ -69,7 +69,8 @@ fn jumbo_length(frame: &impl Frame) -> Option<u32> {
         option_length: u8,
         payload: U32,
     }
-    let jumbo: Jumbo = transmute!(frame.head::<FIXED, 8>()?);
+    let chunk = frame.head::<FIXED, 8>()?;
+    let jumbo: &Jumbo = transmute_ref!(&chunk.0);
     let payload = jumbo.payload.get();
     let valid =
         jumbo.option == OPTION_JUMBO && jumbo.option_length == 4 && payload > u32::from(u16::MAX);
@@ -78,8 +79,8 @@ fn jumbo_length(frame: &impl Frame) -> Option<u32> {
 
 #[inline(always)]
 pub(super) fn read(frame: &impl Frame, packet: &mut Packet) -> Result<(), Reason> {
-    let header: [u8; 40] = frame.head::<0, 40>().ok_or(Reason::Malformed)?;
-    let header: Header = transmute!(header);
+    let chunk = frame.head::<0, 40>().ok_or(Reason::Malformed)?;
+    let header: &Header = transmute_ref!(&chunk.0);
     packet.protocol = header.next;
     packet.hop_limit = header.hop_limit;
     packet.source = header.source;
@@ -91,13 +92,18 @@ pub(super) fn read(frame: &impl Frame, packet: &mut Packet) -> Result<(), Reason
     packet.transport_at = FIXED;
 
     if is_extension(header.next) {
-        let mut chain = Chain::new(FIXED, packet.length, header.next);
-        let walked = walk(frame, &mut chain);
-        packet.protocol = chain.next;
-        packet.transport_at = chain.at;
-        packet.piece = chain.piece;
-        packet.fragment_id = chain.fragment_id;
-        packet.fragment_protocol = chain.fragment_protocol;
+        packet.chain = Chain {
+            at: FIXED,
+            end: packet.length,
+            next: header.next,
+            ..Chain::START
+        };
+        let walked = walk(frame, &mut packet.chain);
+        packet.protocol = packet.chain.next;
+        packet.transport_at = packet.chain.at;
+        packet.piece = packet.chain.piece;
+        packet.fragment_id = packet.chain.fragment_id;
+        packet.fragment_protocol = packet.chain.fragment_protocol;
         walked?;
         if matches!(packet.piece, Piece::Later) {
             return Ok(());
@@ -106,33 +112,34 @@ pub(super) fn read(frame: &impl Frame, packet: &mut Packet) -> Result<(), Reason
     transport::read(frame, packet)
 }
 
-/// Position in a chain of headers.
+/// Position in a chain of headers. Alignment and order as in [`Chunk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub(super) struct Chain {
     /// Where the header that [`Chain::next`] names starts.
     pub(super) at: u32,
     /// Nothing at or behind this is read.
-    end: u32,
+    pub(super) end: u32,
+    pub(super) fragment_id: u32,
+    pub(super) fragment_protocol: u8,
+    pub(super) piece: Piece,
+    /// A fragment header was seen, atomic or not.
+    pub(super) fragmented: bool,
     /// The header at [`Chain::at`].
     pub(super) next: u8,
-    pub(super) piece: Piece,
-    fragment_protocol: u8,
-    fragment_id: u32,
-    /// A fragment header was seen, atomic or not.
-    fragmented: bool,
 }
 
 impl Chain {
-    pub(super) fn new(at: u32, end: u32, next: u8) -> Self {
-        Self {
-            at,
-            end,
-            next,
-            piece: Piece::Whole,
-            fragment_protocol: 0,
-            fragment_id: 0,
-            fragmented: false,
-        }
-    }
+    /// Before the first header.
+    pub(super) const START: Self = Self {
+        at: 0,
+        end: 0,
+        fragment_id: 0,
+        fragment_protocol: 0,
+        piece: Piece::Whole,
+        fragmented: false,
+        next: 0,
+    };
 
     /// Steps over a header of `size` bytes.
     fn step(&mut self, next: u8, size: u32) -> Result<(), Reason> {
@@ -160,7 +167,7 @@ pub(super) fn walk(frame: &impl Frame, chain: &mut Chain) -> Result<(), Reason> 
         if chain.end - chain.at < 8 {
             return Err(Reason::Malformed);
         }
-        let [next, length, reserved_high, segments_left, id @ ..] =
+        let Chunk([next, length, reserved_high, segments_left, id @ ..]) =
             frame.load::<8>(chain.at).ok_or(Reason::Malformed)?;
         match chain.next {
             HOP_BY_HOP if chain.at != first => return Err(Reason::ExtensionHeaders),
@@ -209,15 +216,13 @@ fn is_extension(next: u8) -> bool {
 
 #[inline(always)]
 pub(super) fn may_be_udp(frame: &impl Frame, packet: &mut Packet) -> bool {
-    let Some(header) = frame.head::<0, 8>() else {
+    let Some(Chunk([_, _, _, _, high, low, next, _])) = frame.head::<0, 8>() else {
         return false;
     };
-    let [_, _, _, _, high, low, next, _] = header;
     packet.protocol = next;
     let length = FIXED + u32::from(u16::from_be_bytes([high, low]));
     if length > FIXED && length <= frame.length() {
         packet.length = length;
     }
-    packet.transport = Transport::None;
     !matches!(next, PROTOCOL_TCP | PROTOCOL_SCTP | PROTOCOL_ICMPV6)
 }

@@ -1,109 +1,127 @@
 //! The packet that an ICMP error quotes.
 
-use zerocopy::transmute;
+use zerocopy::transmute_ref;
 
 use super::transport::icmp;
 use super::{
-    FAMILY_V4, FAMILY_V6, Frame, Icmp, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Packet, Piece, Transport,
+    Chunk, FAMILY_V4, FAMILY_V6, Frame, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Packet, Piece, Transport,
     has_ports, ipv4, ipv6,
 };
 
 /// Bytes of an ICMP header; what it quotes stands behind.
 const ICMP_HEADER: u32 = 8;
 
+/// What RFC 792 promises of the quoted transport header.
+const LEAST: u32 = 8;
+
 /// The quoted packet, as far as it names a flow. Its lengths are those of the packet that
 /// was sent, of which the quote is only the start, so they are not looked at.
+///
+/// Alignment and order as in [`Chunk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(8))]
 pub struct Quote {
     /// Its source address.
     pub source: [u8; 16],
     /// Its destination address.
     pub destination: [u8; 16],
-    /// Its protocol.
-    pub protocol: u8,
+    /// Where its transport header starts.
+    transport_at: u32,
     /// Its source port; of an echo 0.
     pub source_port: u16,
     /// Its destination port; of an echo the identifier, which stands at the pod's end.
     pub destination_port: u16,
-    /// It is an echo, and this is its kind.
-    pub echo: Option<Icmp>,
+    /// Of echoes the request or the reply, else [`Transport::None`].
+    pub echo: Transport,
+    /// Its protocol.
+    pub protocol: u8,
+    chain: ipv6::Chain,
 }
 
-/// Reads what the ICMP error in `packet` quotes. `None` when the packet is no ICMP error,
-/// or the quote names no flow: a protocol without ports, a later fragment, too short.
-#[inline(never)]
-pub fn quote(frame: &impl Frame, packet: &Packet) -> Option<Quote> {
-    let (
-        Transport::Icmp {
-            kind: Icmp::Error, ..
-        },
-        Piece::Whole | Piece::First,
-    ) = (packet.transport, packet.piece)
-    else {
-        return None;
-    };
-    let start = packet.transport_at + ICMP_HEADER;
-    let (source, destination, protocol, at) = match packet.family {
-        FAMILY_V4 => {
-            let header: ipv4::Header = transmute!(frame.load::<20>(start)?);
-            if header.is_later() {
-                return None;
-            }
-            let at = start + header.header_length()?;
-            (
-                ipv4::widen(header.source),
-                ipv4::widen(header.destination),
-                header.protocol,
-                at,
-            )
+impl Quote {
+    /// What is known before any of it is read.
+    #[inline(always)]
+    pub fn unread() -> Self {
+        Self {
+            source: [0; 16],
+            destination: [0; 16],
+            transport_at: 0,
+            source_port: 0,
+            destination_port: 0,
+            echo: Transport::None,
+            protocol: 0,
+            chain: ipv6::Chain::START,
         }
-        FAMILY_V6 => {
-            let header: ipv6::Header = transmute!(frame.load::<40>(start)?);
-            if !header.is_version_6() {
-                return None;
-            }
-            let at = start + ipv6::FIXED;
-            if at > packet.length {
-                return None;
-            }
-            let mut chain = ipv6::Chain::new(at, packet.length, header.next);
-            ipv6::walk(frame, &mut chain).ok()?;
-            if matches!(chain.piece, Piece::Later) {
-                return None;
-            }
-            (header.source, header.destination, chain.next, chain.at)
+    }
+
+    /// Reads what the ICMP error in `packet` quotes. False when the packet is no ICMP error, or
+    /// the quote names no flow: a protocol without ports, a later fragment, too short.
+    #[inline(never)]
+    pub fn read(&mut self, frame: &impl Frame, packet: &Packet) -> bool {
+        packet.transport == Transport::IcmpError && self.try_read(frame, packet).is_some()
+    }
+
+    #[inline(always)]
+    fn try_read(&mut self, frame: &impl Frame, packet: &Packet) -> Option<()> {
+        let start = packet.transport_at + ICMP_HEADER;
+        match packet.family {
+            FAMILY_V4 => self.ipv4(frame, start)?,
+            FAMILY_V6 => self.ipv6(frame, start, packet.length)?,
+            _ => return None,
         }
-        _ => return None,
-    };
-    // Eight bytes of the transport header is what RFC 792 promises.
-    if at + 8 > packet.length {
-        return None;
+        if self.transport_at + LEAST > packet.length {
+            return None;
+        }
+        let Chunk([a, b, c, d, e, f, _, _]) = frame.load::<8>(self.transport_at)?;
+        if has_ports(self.protocol) {
+            self.source_port = u16::from_be_bytes([a, b]);
+            self.destination_port = u16::from_be_bytes([c, d]);
+            return Some(());
+        }
+        if !matches!(
+            (packet.family, self.protocol),
+            (FAMILY_V4, PROTOCOL_ICMP) | (FAMILY_V6, PROTOCOL_ICMPV6)
+        ) {
+            return None;
+        }
+        self.destination_port = u16::from_be_bytes([e, f]);
+        self.echo = icmp(packet.family, a);
+        matches!(self.echo, Transport::EchoRequest | Transport::EchoReply).then_some(())
     }
-    let [a, b, c, d, e, f, _, _] = frame.load::<8>(at)?;
-    if has_ports(protocol) {
-        return Some(Quote {
-            source,
-            destination,
-            protocol,
-            source_port: u16::from_be_bytes([a, b]),
-            destination_port: u16::from_be_bytes([c, d]),
-            echo: None,
-        });
+
+    #[inline(always)]
+    fn ipv4(&mut self, frame: &impl Frame, start: u32) -> Option<()> {
+        let chunk = frame.load::<20>(start)?;
+        let header: &ipv4::Header = transmute_ref!(&chunk.0);
+        if header.is_later() {
+            return None;
+        }
+        self.source = ipv4::widen(header.source);
+        self.destination = ipv4::widen(header.destination);
+        self.protocol = header.protocol;
+        self.transport_at = start + header.header_length()?;
+        Some(())
     }
-    if !matches!(
-        (packet.family, protocol),
-        (FAMILY_V4, PROTOCOL_ICMP) | (FAMILY_V6, PROTOCOL_ICMPV6)
-    ) {
-        return None;
+
+    #[inline(always)]
+    fn ipv6(&mut self, frame: &impl Frame, start: u32, end: u32) -> Option<()> {
+        let chunk = frame.load::<40>(start)?;
+        let header: &ipv6::Header = transmute_ref!(&chunk.0);
+        let at = start + ipv6::FIXED;
+        if !header.is_version_6() || at > end {
+            return None;
+        }
+        self.source = header.source;
+        self.destination = header.destination;
+        self.chain = ipv6::Chain {
+            at,
+            end,
+            next: header.next,
+            ..ipv6::Chain::START
+        };
+        ipv6::walk(frame, &mut self.chain).ok()?;
+        self.protocol = self.chain.next;
+        self.transport_at = self.chain.at;
+        (!matches!(self.chain.piece, Piece::Later)).then_some(())
     }
-    let id = u16::from_be_bytes([e, f]);
-    let echo = icmp(packet.family, a);
-    matches!(echo, Icmp::EchoRequest | Icmp::EchoReply).then_some(Quote {
-        source,
-        destination,
-        protocol,
-        source_port: 0,
-        destination_port: id,
-        echo: Some(echo),
-    })
 }

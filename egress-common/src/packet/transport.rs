@@ -1,8 +1,8 @@
 //! The transport headers.
 
 use super::{
-    FAMILY_V4, FAMILY_V6, Frame, Icmp, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
-    PROTOCOL_UDP, Packet, Piece, Transport, ipv4, ipv6,
+    Chunk, FAMILY_V4, FAMILY_V6, Frame, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP,
+    PROTOCOL_TCP, PROTOCOL_UDP, Packet, Piece, Transport, has_ports, ipv4, ipv6,
 };
 use crate::event::Reason;
 
@@ -47,45 +47,39 @@ pub(super) fn read(frame: &impl Frame, packet: &mut Packet) -> Result<(), Reason
     if room < needed {
         return Err(Reason::Malformed);
     }
-    let [a, b, c, d, e, f, _, _] = load::<8>(frame, at).ok_or(Reason::Malformed)?;
-    let source = u16::from_be_bytes([a, b]);
-    let destination = u16::from_be_bytes([c, d]);
+    let Chunk([a, b, c, d, e, f, _, _]) = load::<8>(frame, at).ok_or(Reason::Malformed)?;
+    if has_ports(packet.protocol) {
+        packet.source_port = u16::from_be_bytes([a, b]);
+        packet.destination_port = u16::from_be_bytes([c, d]);
+    }
     packet.transport = match packet.protocol {
-        PROTOCOL_TCP => Transport::Tcp {
-            source,
-            destination,
-            flags: if room > TCP_FLAGS_AT {
-                Some(tcp_flags(frame, at).ok_or(Reason::Malformed)?)
-            } else {
-                None
-            },
-        },
-        PROTOCOL_UDP => Transport::Udp {
-            source,
-            destination,
-        },
-        PROTOCOL_SCTP => Transport::Sctp {
-            source,
-            destination,
-            init: if room > SCTP_HEADER {
-                let [chunk] = frame.load::<1>(at + SCTP_HEADER).ok_or(Reason::Malformed)?;
-                chunk == SCTP_INIT
-            } else {
-                false
-            },
-        },
-        _ => Transport::Icmp {
-            kind: icmp(packet.family, a),
-            number: a,
-            id: u16::from_be_bytes([e, f]),
-        },
+        PROTOCOL_TCP if room > TCP_FLAGS_AT => {
+            packet.tcp_flags = tcp_flags(frame, at).ok_or(Reason::Malformed)?;
+            Transport::Tcp
+        }
+        PROTOCOL_TCP => Transport::TcpWithoutFlags,
+        PROTOCOL_UDP => Transport::Udp,
+        PROTOCOL_SCTP if room > SCTP_HEADER => {
+            match frame.load::<1>(at + SCTP_HEADER).ok_or(Reason::Malformed)? {
+                Chunk([SCTP_INIT]) => Transport::SctpInit,
+                Chunk(_) => Transport::Sctp,
+            }
+        }
+        PROTOCOL_SCTP => Transport::Sctp,
+        _ => {
+            let kind = icmp(packet.family, a);
+            if matches!(kind, Transport::EchoRequest | Transport::EchoReply) {
+                packet.echo_id = u16::from_be_bytes([e, f]);
+            }
+            kind
+        }
     };
     Ok(())
 }
 
 /// `N` bytes at `at`, by the cheap way where the transport header mostly is.
 #[inline(always)]
-fn load<const N: usize>(frame: &impl Frame, at: u32) -> Option<[u8; N]> {
+fn load<const N: usize>(frame: &impl Frame, at: u32) -> Option<Chunk<N>> {
     match at {
         ipv4::FIXED => frame.head::<{ ipv4::FIXED }, N>(),
         ipv6::FIXED => frame.head::<{ ipv6::FIXED }, N>(),
@@ -96,7 +90,7 @@ fn load<const N: usize>(frame: &impl Frame, at: u32) -> Option<[u8; N]> {
 /// The flags of the TCP header at `at`.
 #[inline(always)]
 fn tcp_flags(frame: &impl Frame, at: u32) -> Option<u8> {
-    let [flags] = match at {
+    let Chunk([flags]) = match at {
         ipv4::FIXED => frame.head::<{ ipv4::FIXED + TCP_FLAGS_AT }, 1>(),
         ipv6::FIXED => frame.head::<{ ipv6::FIXED + TCP_FLAGS_AT }, 1>(),
         _ => frame.load::<1>(at + TCP_FLAGS_AT),
@@ -105,13 +99,13 @@ fn tcp_flags(frame: &impl Frame, at: u32) -> Option<u8> {
 }
 
 /// What an ICMP type of a family is.
-pub(super) fn icmp(family: u8, number: u8) -> Icmp {
+pub(super) fn icmp(family: u8, number: u8) -> Transport {
     match (family, number) {
-        (FAMILY_V4, 8) | (FAMILY_V6, 128) => Icmp::EchoRequest,
-        (FAMILY_V4, 0) | (FAMILY_V6, 129) => Icmp::EchoReply,
-        (FAMILY_V4, 3 | 11 | 12) | (FAMILY_V6, 1..=4) => Icmp::Error,
-        (FAMILY_V6, 133..=137) => Icmp::NeighbourDiscovery,
-        (FAMILY_V6, 130..=132 | 143) => Icmp::ListenerDiscovery,
-        _ => Icmp::Other,
+        (FAMILY_V4, 8) | (FAMILY_V6, 128) => Transport::EchoRequest,
+        (FAMILY_V4, 0) | (FAMILY_V6, 129) => Transport::EchoReply,
+        (FAMILY_V4, 3 | 11 | 12) | (FAMILY_V6, 1..=4) => Transport::IcmpError,
+        (FAMILY_V6, 133..=137) => Transport::NeighbourDiscovery,
+        (FAMILY_V6, 130..=132 | 143) => Transport::ListenerDiscovery,
+        _ => Transport::OtherIcmp,
     }
 }

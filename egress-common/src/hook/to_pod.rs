@@ -1,0 +1,59 @@
+//! What is sent to a pod.
+
+use super::Scratch;
+use super::flow::{self, Moment, Near, Role, Subject};
+use crate::packet::{Frame, Packet};
+use crate::tables::State;
+
+/// Remembers what is opened towards a pod, whether a policy isolates it or not: isolating it
+/// must not cut what others opened (S52). Nothing is ever dropped here.
+#[inline(always)]
+pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mut Scratch) {
+    let Some(endpoint) = system.endpoint(hook) else {
+        return;
+    };
+    let packet = &mut scratch.packet;
+    *packet = Packet::unread(frame);
+    if packet.read(frame).is_err() {
+        return;
+    }
+    let Some(local) = endpoint.local(packet.family, &packet.destination) else {
+        return;
+    };
+    let Some(subject) = Subject::of(endpoint, local, packet, Near::Destination) else {
+        return;
+    };
+    // An answer to an echo of the pod's.
+    if matches!(subject.role, Role::Answers) {
+        return;
+    }
+    let moment = Moment::of(system);
+    if matches!(subject.role, Role::Opens) {
+        let flow = moment.begin_inbound();
+        // At most one write a second.
+        if system.inbound(&subject.key) != Some(flow) {
+            system.set_inbound(&subject.key, &flow);
+        }
+        return;
+    }
+    if let Some(flow) = flow::inbound(system, &subject.key, moment) {
+        if let Some(flow) = flow::touched(&flow, subject.closing, moment) {
+            system.set_inbound(&subject.key, &flow);
+        }
+        return;
+    }
+    if !matches!(subject.role, Role::Either) {
+        return;
+    }
+    match flow::outbound(system, &subject.key, moment) {
+        // An answer to what the pod opened. It keeps that flow alive, whatever the policy says of
+        // it now: a flow that a policy cut must not become an inbound one because the other side
+        // goes on sending (S54).
+        Some(flow) => {
+            if let Some(flow) = flow::touched(&flow, 0, moment) {
+                system.set_outbound(&subject.key, &flow);
+            }
+        }
+        None => system.set_inbound(&subject.key, &moment.begin_inbound()),
+    }
+}
