@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use egress_core::compile::{Desired, Options};
 use egress_core::object::Name;
 use egress_core::plan::Refusal;
-use egress_core::store::Store;
+use egress_core::store::{Changed, Store};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -106,6 +106,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     };
     let reader = agent.datapath.take_events();
     agent.take(first);
+    // Even of nothing: what an earlier agent left must go.
     agent.reconcile(Instant::now());
     agent.prepare();
 
@@ -176,8 +177,11 @@ impl Agent {
             tokio::select! {
                 change = manifests.next() => {
                     let seen = Instant::now();
-                    self.take(change);
-                    self.reconcile(seen);
+                    if self.take(change) {
+                        self.reconcile(seen);
+                    } else {
+                        self.publish();
+                    }
                 }
                 () = changes.changed() => self.look(),
                 Some(question) = questions.recv() => self.answer(question),
@@ -186,15 +190,17 @@ impl Agent {
         }
     }
 
-    /// Takes a change of the manifests into the store.
-    fn take(&mut self, change: source::Change) {
+    /// Takes a change of the manifests into the store. Says whether any object is another now.
+    fn take(&mut self, change: source::Change) -> bool {
+        let mut changed = false;
         for event in change.events {
-            let _: egress_core::store::Changed = self.store.apply(event);
+            changed |= self.store.apply(event) == Changed::Yes;
         }
         self.sources = change.sources;
         self.source_problems = change.problems;
         self.observations
             .event_seen("manifests", jiff::Timestamp::now());
+        changed
     }
 
     fn answer(&self, question: Request) {

@@ -2,6 +2,7 @@
 //! their content, so that pods with equal rules share one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -50,6 +51,12 @@ pub enum Target {
     AnyPod,
     /// Those of pods that a selector matches, or those inside a block (S42).
     Peer(Peer),
+}
+
+impl fmt::Display for RulesetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }
 
 impl RulesetKey {

@@ -36,7 +36,7 @@ pub(super) async fn forward(
                 match Record::read_from_bytes(&item) {
                     Ok(record) => batch.push(DropRecord::new(&record, clocks, &owners)),
                     Err(error) => {
-                        tracing::warn!(%error, bytes = item.len(), "a drop record of another layout")
+                        tracing::warn!(%error, bytes = item.len(), "a drop record of another layout");
                     }
                 }
             }

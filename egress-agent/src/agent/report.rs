@@ -270,7 +270,7 @@ impl Agent {
                 let trie = placed.ruleset.as_ref().map(|ruleset| &ruleset.trie);
                 Ruleset {
                     id: *slot,
-                    sha256: hex(&placed.key.0),
+                    sha256: placed.key.to_string(),
                     pods: users.get(slot).copied().unwrap_or(0),
                     prefixes_v4: trie.map_or(0, |trie| trie.v4().len()),
                     prefixes_v6: trie.map_or(0, |trie| trie.v6().len()),
@@ -292,13 +292,4 @@ impl Agent {
 
 fn sentence(problem: &CoreProblem) -> String {
     format!("{}: {}", problem.field, problem.message)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _: std::fmt::Result = write!(text, "{byte:02x}");
-        text
-    })
 }

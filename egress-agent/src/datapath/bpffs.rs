@@ -65,13 +65,12 @@ pub fn remove_all(path: &Path, force: bool) -> Result<Vec<PathBuf>, Vec<SetupErr
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let held = lock(path);
-    if let (Err(error), false) = (&held, force) {
-        return Err(vec![match error {
-            SetupError::Locked { path } => SetupError::Locked { path: path.clone() },
-            other => pin(path, io::Error::other(other.to_string())),
-        }]);
-    }
+    // Held until the end, so that no agent starts over what is being removed.
+    let _held = match lock(path) {
+        Ok(held) => Some(held),
+        Err(_) if force => None,
+        Err(error) => return Err(vec![error]),
+    };
     let (mut removed, mut errors) = (Vec::new(), Vec::new());
     let mut folders = Vec::new();
     let mut files = Vec::new();

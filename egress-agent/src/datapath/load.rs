@@ -130,7 +130,7 @@ pub(super) fn missing_capabilities() -> String {
     let has = |bit: u32| effective & (1 << bit) != 0;
     let missing: Vec<&str> = [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)]
         .into_iter()
-        .filter(|(_, bit)| !has(*bit) && !(*bit >= 38 && has(21)))
+        .filter(|(_, bit)| !(has(*bit) || *bit >= 38 && has(21)))
         .map(|(name, _)| name)
         .collect();
     if missing.is_empty() {

@@ -98,18 +98,8 @@ impl Tables {
             Some(pair) => pair,
             None => self.new_pair()?,
         };
-        fill(
-            &v4,
-            "RULESET_CIDRS_V4",
-            trie.v4().map(|(a, l, s)| (a, l, s)),
-            sets,
-        )?;
-        fill(
-            &v6,
-            "RULESET_CIDRS_V6",
-            trie.v6().map(|(a, l, s)| (a, l, s)),
-            sets,
-        )?;
+        fill(&v4, "RULESET_CIDRS_V4", trie.v4(), sets)?;
+        fill(&v6, "RULESET_CIDRS_V6", trie.v6(), sets)?;
         if stands {
             return Ok(());
         }

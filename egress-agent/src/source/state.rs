@@ -1,7 +1,11 @@
 //! The last good text of each file, kept for the next start.
 //!
 //! A restart on a broken file then still knows what the file had said. One file an entry,
-//! written beside and renamed into place: it is there whole or not at all.
+//! written beside and renamed into place: whatever ends the agent, it is there whole or not
+//! at all. Nothing waits for the disk: what a power cut leaves torn does not match its digest
+//! and counts as absent, and the pins it would have explained are gone with the power, too.
+//!
+//! An entry is the file's path, a NUL, the SHA-256 of the text, and the text.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -58,13 +62,13 @@ impl State {
             .mode(0o600)
             .open(&unfinished)?;
         // A path has no NUL, so the first one ends it.
-        out.write_all(file.as_os_str().as_bytes())?;
-        out.write_all(b"\0")?;
+        let mut head = file.as_os_str().as_bytes().to_vec();
+        head.push(0);
+        head.extend_from_slice(&Sha256::digest(text));
+        out.write_all(&head)?;
         out.write_all(text)?;
-        out.sync_all()?;
         drop(out);
-        fs::rename(&unfinished, self.entry(file))?;
-        File::open(&self.dir)?.sync_all()
+        fs::rename(&unfinished, self.entry(file))
     }
 
     /// Forgets a file.
@@ -119,11 +123,13 @@ impl State {
     }
 }
 
-/// An entry's file and text.
+/// An entry's file and text, if it is whole.
 fn split(bytes: &[u8]) -> Option<(&Path, &[u8])> {
     let nul = bytes.iter().position(|b| *b == 0)?;
-    let (path, text) = bytes.split_at(nul);
-    Some((Path::new(std::ffi::OsStr::from_bytes(path)), text.get(1..)?))
+    let (path, rest) = bytes.split_at(nul);
+    let (digest, text) = rest.get(1..)?.split_at_checked(32)?;
+    let whole = Sha256::digest(text).as_slice() == digest;
+    whole.then(|| (Path::new(std::ffi::OsStr::from_bytes(path)), text))
 }
 
 /// Bytes in hex.
@@ -165,6 +171,20 @@ mod tests {
         state.forget(file).unwrap();
         state.forget(file).unwrap();
         assert_eq!(state.load(file).unwrap(), None);
+    }
+
+    #[test]
+    fn a_torn_entry_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path());
+        let file = Path::new("/m/x.yaml");
+        state.keep(file, b"some text").unwrap();
+        let whole = fs::read(state.entry(file)).unwrap();
+        for length in 0..whole.len() {
+            fs::write(state.entry(file), whole.get(..length).unwrap()).unwrap();
+            assert_eq!(state.load(file).unwrap(), None);
+            assert!(state.files().unwrap().is_empty());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! `a.yaml` leads to `..data/a.yaml`, and the hidden folders are not read a second time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -113,18 +113,12 @@ pub(super) fn walk(root: &Path, mut enter: impl FnMut(&Path)) -> io::Result<List
                 continue;
             }
         };
-        for name in entries {
-            if is_hidden(&name) {
+        for (name, kind) in entries {
+            if is_hidden(&name) || (kind == Kind::Other && !is_manifest(&name)) {
                 continue;
             }
             let path = folder.join(&name);
-            let link = match fs::symlink_metadata(&path) {
-                Ok(metadata) => metadata.is_symlink(),
-                Err(error) => {
-                    listing.miss(path, &error);
-                    continue;
-                }
-            };
+            let link = kind == Kind::Link;
             listing.links |= link;
             let metadata = match fs::metadata(&path) {
                 Ok(metadata) => metadata,
@@ -172,11 +166,28 @@ impl Listing {
     }
 }
 
+/// What a name stands for, as far as the folder itself says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Folder,
+    Link,
+    Other,
+}
+
 /// The names in a folder, sorted: the same folder is read the same way twice.
-fn names(folder: &Path) -> io::Result<Vec<std::ffi::OsString>> {
-    let mut names = fs::read_dir(folder)?
-        .map(|entry| entry.map(|entry| entry.file_name()))
-        .collect::<io::Result<Vec<_>>>()?;
+fn names(folder: &Path) -> io::Result<Vec<(OsString, Kind)>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => Kind::Folder,
+            Ok(kind) if kind.is_symlink() => Kind::Link,
+            Ok(_) => Kind::Other,
+            // Only where the folder does not say and the file is asked, which vanished.
+            Err(_) => Kind::Folder,
+        };
+        names.push((entry.file_name(), kind));
+    }
     names.sort();
     Ok(names)
 }
