@@ -64,8 +64,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     let listener = TcpListener::bind(settings.http_addr)
         .await
         .with_context(|| format!("listening on {} (--http-addr)", settings.http_addr))?;
-    let datapath = Datapath::open(&settings.pin_root, &settings.sizes)?;
     let socket = Socket::bind(&settings.socket)?;
+    let datapath = Datapath::open(&settings.pin_root, &settings.sizes)?;
     let state_dir = source::state_folder(&settings.state_dir, &settings.pin_root);
     let (manifests, first) = ManifestSource::load(&settings.manifests, Some(&state_dir))
         .with_context(|| format!("reading {} (--manifests)", settings.manifests.display()))?;

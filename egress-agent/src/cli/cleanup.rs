@@ -27,7 +27,7 @@ impl Args {
             pin_root,
             state_dir,
         } = self.places;
-        let removed = match datapath::remove_all(&pin_root, self.force) {
+        let removed = match datapath::cleanup(&pin_root, self.force) {
             Ok(removed) => removed,
             Err(errors) => {
                 for error in errors {

@@ -60,8 +60,13 @@ impl PinRoot {
 }
 
 /// Removes everything below a pin root, of every version. Links go first, so that nothing runs with
-/// half its maps. Errors are collected: half a clean-up is the worst state.
-pub fn remove_all(path: &Path, force: bool) -> Result<Vec<PathBuf>, Vec<SetupError>> {
+/// half its maps. Errors are collected: half a clean-up is the worst state. `first` is called once
+/// the lock is held, with the folder of this version's maps.
+pub(super) fn remove_all(
+    path: &Path,
+    force: bool,
+    first: impl FnOnce(&Path),
+) -> Result<Vec<PathBuf>, Vec<SetupError>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
@@ -71,6 +76,7 @@ pub fn remove_all(path: &Path, force: bool) -> Result<Vec<PathBuf>, Vec<SetupErr
         Err(_) if force => None,
         Err(error) => return Err(vec![error]),
     };
+    first(&version_folder(path).join("maps"));
     let (mut removed, mut errors) = (Vec::new(), Vec::new());
     let mut folders = Vec::new();
     let mut files = Vec::new();

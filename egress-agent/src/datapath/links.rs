@@ -12,6 +12,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
+use rustix::net::{AddressFamily, SocketType};
 
 use super::error::AttachError;
 use crate::pods::HostInterface;
@@ -116,6 +117,21 @@ pub(super) fn detach(
         }
     }
     Ok(())
+}
+
+/// Removes our filters from an interface, if it is still there and has any.
+pub(super) fn remove_filters(index: u32) {
+    use aya::programs::links::Link as _;
+    let name = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)
+        .and_then(|socket| rustix::net::netdevice::index_to_name(socket, index));
+    let Ok(name) = name else { return };
+    for hook in HOOKS.iter().rev() {
+        if let Ok(link) = SchedClassifierLink::attached(&name, hook.side, PRIORITY, HANDLE, None)
+            && let Err(error) = link.detach()
+        {
+            tracing::debug!(%error, interface = name, "no filter of ours");
+        }
+    }
 }
 
 /// Interface indexes that have pinned links.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
@@ -19,7 +19,7 @@ use egress_core::ports::PortSet;
 use egress_core::ruleset::RulesetKey;
 use zerocopy::network_endian::U32;
 
-pub use self::bpffs::{PinRoot, remove_all};
+pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
 pub use self::links::Technique;
 use self::tables::{CounterTables, Tables, hook_key};
@@ -378,6 +378,18 @@ impl Datapath {
         ];
         *self.fills.lock().unwrap_or_else(PoisonError::into_inner) = fills;
     }
+}
+
+/// Takes back everything that was ever made below a pin root: hooks, links, maps, folders. Returns
+/// what was removed. Refuses while an agent holds the lock, unless forced.
+pub fn cleanup(pin_root: &Path, force: bool) -> Result<Vec<PathBuf>, Vec<SetupError>> {
+    bpffs::remove_all(pin_root, force, |maps| {
+        // Links go with their pins. Filters of clsact stay until they are told to go, on the
+        // interfaces that ENDPOINTS names.
+        for index in tables::pinned_endpoints(&maps.join("ENDPOINTS")) {
+            links::remove_filters(index);
+        }
+    })
 }
 
 impl Kernel for Reader {

@@ -389,6 +389,19 @@ impl CounterTables {
     }
 }
 
+/// Interface indexes in a pinned ENDPOINTS; none when it is not there.
+pub(super) fn pinned_endpoints(pin: &std::path::Path) -> Vec<u32> {
+    let Ok(map) = MapData::from_pin(pin).and_then(Map::from_map_data) else {
+        return Vec::new();
+    };
+    let Ok(map) = HashMap::<_, [u8; 8], [u8; 96]>::try_from(map) else {
+        return Vec::new();
+    };
+    map.keys()
+        .filter_map(|key| u32::try_from(u64::from_be_bytes(key.ok()?)).ok())
+        .collect()
+}
+
 fn sum<'a>(values: impl Iterator<Item = &'a [u8; 16]>) -> Counter {
     values.fold(Counter::default(), |total, bytes| {
         let counter: Counter = zerocopy::transmute!(*bytes);
