@@ -139,13 +139,9 @@ impl World {
         )?;
         ip_batch(
             outside.name(),
-            &format!(
-                "link set eth0 up\n\
-                 addr add 172.30.0.2/24 dev eth0\n\
-                 addr add fd00:30::2/64 dev eth0 nodad\n\
-                 route add default via {NODE_V4}\n\
-                 route add default via {NODE_V6}\n"
-            ),
+            "link set eth0 up\n\
+             addr add 172.30.0.2/24 dev eth0\n\
+             addr add fd00:30::2/64 dev eth0 nodad\n",
         )?;
         for (v4, v6) in OUTSIDE {
             ip_batch(
@@ -157,6 +153,15 @@ impl World {
                 &format!("route add {v4}/32 via 172.30.0.2\nroute add {v6}/128 via fd00:30::2\n"),
             )?;
         }
+        // What goes out of the outside comes from the first place there.
+        let (v4, v6) = OUTSIDE[0];
+        ip_batch(
+            outside.name(),
+            &format!(
+                "route add default via {NODE_V4} src {v4}\n\
+                 route add default via {NODE_V6} src {v6}\n"
+            ),
+        )?;
         let manifests = Manifests::new(folder.path().join("manifests"))?;
         Ok(Self {
             agent: Agent::new(folder.path().to_owned(), manifests.dir().to_owned()),
