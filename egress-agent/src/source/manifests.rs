@@ -177,12 +177,13 @@ impl Manifests {
         if look.first {
             self.adopt_state(look.listing);
         }
-        let missing: Vec<PathBuf> = self
-            .files
-            .keys()
-            .filter(|path| !files.contains_key(*path))
-            .cloned()
-            .collect();
+        // Every file that is listed is in `files` since it was read.
+        let missing: Vec<PathBuf> = if self.files.len() == files.len() {
+            Vec::new()
+        } else {
+            let gone = self.files.keys().filter(|path| !files.contains_key(*path));
+            gone.cloned().collect()
+        };
         for path in missing {
             let Some(file) = self.files.get_mut(&path) else {
                 continue;
@@ -241,7 +242,12 @@ impl Manifests {
     /// False when it vanished.
     fn read_file(&mut self, path: &Path, found: Found, look: Look<'_>) -> bool {
         let closed = look.closed.contains(path);
-        let file = self.files.entry(path.to_owned()).or_default();
+        if !self.files.contains_key(path) {
+            self.files.insert(path.to_owned(), File::default());
+        }
+        let Some(file) = self.files.get_mut(path) else {
+            return true;
+        };
         file.missing = None;
         if file.stamp == Some(found.stamp) && !closed {
             return true;
@@ -574,4 +580,65 @@ fn conflict(key: &Key, by_file: &BTreeMap<PathBuf, Vec<Held>>) -> Vec<SourceProb
         )
     };
     places.iter().enumerate().map(report).collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_are_no_leases_a_text_counts_that_stays_the_same_for_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let stamp = |text: &str| {
+            let path = dir.path().join("f");
+            std::fs::write(&path, text).unwrap();
+            Stamp::from(&std::fs::metadata(path).unwrap())
+        };
+        let (one, two) = (stamp("1"), stamp("22"));
+        let begin = Instant::now();
+        let after = |millis| begin + Duration::from_millis(millis);
+        let mut file = File::default();
+        assert!(!file.sure(one, after(0)));
+        assert!(!file.sure(one, after(500)));
+        assert!(!file.sure(two, after(900)), "it grew");
+        assert!(!file.sure(two, after(1_800)));
+        assert!(file.sure(two, after(1_900)));
+    }
+
+    #[test]
+    fn a_file_missing_while_names_move_is_kept_for_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
+        std::fs::write(&path, "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n").unwrap();
+        let full = super::super::walk::walk(dir.path(), |_| {}).unwrap();
+        let (empty, closed, begin) = (Listing::default(), BTreeSet::new(), Instant::now());
+        let mut manifests = Manifests::new(None);
+        let mut settle = |listing: &Listing, millis, quiet| {
+            let now = begin + Duration::from_millis(millis);
+            let look = Look {
+                listing,
+                closed: &closed,
+                first: false,
+                busy: Busy::Wait,
+                now,
+            };
+            manifests.read(look);
+            manifests.settle(look, quiet);
+            manifests
+                .change()
+                .is_some_and(|change| !change.events.is_empty())
+        };
+        assert!(settle(&full, 0, true));
+        assert!(!settle(&empty, 100, false));
+        assert!(!settle(&full, 900, false), "there it is");
+        assert!(!settle(&empty, 1_000, false));
+        assert!(!settle(&empty, 1_900, false));
+        assert!(settle(&empty, 2_000, false), "it is gone");
+        assert!(settle(&full, 2_100, true));
+        assert!(
+            settle(&empty, 2_200, true),
+            "nothing moved: it is gone at once"
+        );
+    }
 }
