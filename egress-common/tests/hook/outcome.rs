@@ -1,0 +1,114 @@
+//! What counters and events are told.
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the methods themselves are not general enough over the outcome's lifetime"
+)]
+
+use egress_common::abi::CounterKey;
+use egress_common::event::{Reason, Record};
+use egress_common::hook::{self, Outcome, Scratch};
+
+use crate::frames::{Frame, SYN, TCP, UDP, icmp, icmp_of, ip, tcp, udp};
+use crate::world::{HOOK, PAIRS, PEER4, POD4, World, address};
+
+fn look<T>(world: &World, frame: &Frame, look: impl FnOnce(&Outcome<'_>) -> T) -> T {
+    let mut scratch = Scratch::new();
+    look(&hook::from_pod(
+        world,
+        HOOK,
+        &frame.as_bytes(),
+        &mut scratch,
+    ))
+}
+
+#[test]
+fn a_drop_is_counted_by_reason_protocol_and_family() {
+    let world = World::isolated();
+    for (pod, peer) in PAIRS {
+        let family = address(peer).family;
+        for (protocol, payload, folded) in [
+            (TCP, tcp(1, 2, SYN), 6),
+            (UDP, udp(1, 2), 17),
+            (icmp_of(peer), icmp(8, 1, &[]), 1),
+            (47, vec![0; 8], 0),
+        ] {
+            let frame = ip(pod, peer, protocol, payload);
+            let (key, allowed) = look(&world, &frame, |o| (o.counter(), o.allowed()));
+            let wanted = CounterKey {
+                slot: 3.into(),
+                reason: Reason::NoRule.number(),
+                protocol: folded,
+                family,
+                reserved: [0; 3],
+            };
+            assert_eq!((key, allowed), (Some(wanted), None));
+        }
+    }
+    let key = look(&world, &Frame::new(0x8100, vec![0; 64]), |o| o.counter()).unwrap();
+    assert_eq!(
+        (key.reason, key.protocol, key.family),
+        (Reason::NotIp.number(), 0, 0)
+    );
+}
+
+#[test]
+fn a_pass_is_counted_by_slot_and_family_isolated_or_not() {
+    for world in [World::isolated().allow_all(), World::open()] {
+        for ((pod, peer), index) in PAIRS.into_iter().zip([6, 7]) {
+            for payload in [udp(1, 2), tcp(1, 2, SYN)] {
+                let protocol = if payload.len() == 12 { UDP } else { TCP };
+                let frame = ip(pod, peer, protocol, payload);
+                let length = u32::try_from(frame.bytes.len()).unwrap();
+                // Padding is not the packet's.
+                let frame = frame.padded(30);
+                let seen = look(&world, &frame, |o| {
+                    (o.allowed(), o.counter(), o.packet.length)
+                });
+                assert_eq!(seen, (Some(index), None, length));
+            }
+        }
+        let arp = Frame::new(0x0806, vec![0; 28]);
+        assert_eq!(look(&world, &arp, |o| o.allowed()), None);
+    }
+}
+
+#[test]
+fn a_record_says_what_was_dropped() {
+    let world = World::isolated();
+    let frame = ip(POD4.into(), PEER4.into(), TCP, tcp(1234, 443, SYN));
+    let record = look(&world, &frame, |o| {
+        o.record(o.endpoint.unwrap(), 12, 0x0800, 99)
+    });
+    assert_eq!(
+        record,
+        Record {
+            time: 99,
+            hook: 12,
+            slot: 3.into(),
+            reason: Reason::NoRule.number(),
+            family: 4,
+            protocol: TCP,
+            tcp_flags: SYN,
+            source_port: 1234.into(),
+            destination_port: 443.into(),
+            ethertype: 0x0800.into(),
+            length: 40.into(),
+            generation: 41.into(),
+            source: address(POD4.into()).bytes,
+            destination: address(PEER4.into()).bytes,
+        }
+    );
+}
+
+#[test]
+fn a_record_of_a_broken_packet_has_what_could_be_read() {
+    let world = World::isolated();
+    let frame = ip(POD4.into(), PEER4.into(), TCP, tcp(1234, 443, SYN)).cut(30, true);
+    let record = look(&world, &frame, |o| {
+        o.record(o.endpoint.unwrap(), 12, 0x0800, 99)
+    });
+    assert_eq!(record.reason, Reason::Malformed.number());
+    assert_eq!(record.destination, address(PEER4.into()).bytes);
+    assert_eq!(record.protocol, TCP);
+    assert_eq!(record.destination_port.get(), 0);
+}
