@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::process;
-use crate::toolchain;
+use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
 
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let profile = if args.debug { "debug" } else { "release" };
-    toolchain::ensure(workspace)?;
+    toolchain::ensure(workspace, Purpose::Build)?;
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package", "egress-agent"]);
     if !args.debug {

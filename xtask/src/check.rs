@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::process;
-use crate::toolchain::{self, Compiler};
+use crate::toolchain::{self, Compiler, Purpose};
 use crate::workspace::Workspace;
 
 /// How one check ended.
@@ -25,7 +25,7 @@ enum Outcome {
 
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     // Clippy compiles the agent, whose build script compiles the kernel programs.
-    let compiler = toolchain::ensure(workspace)?.compiler();
+    let compiler = toolchain::ensure(workspace, Purpose::Build)?.compiler();
     let checks: [(&str, &dyn Fn() -> Result<Outcome>); 6] = [
         ("formatting", &|| formatting(workspace)),
         ("lints", &|| lints(workspace)),

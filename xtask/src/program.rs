@@ -5,10 +5,11 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::build;
 use crate::privileges::Privileges;
 use crate::process;
+use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
-use crate::{build, toolchain};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -48,7 +49,7 @@ impl ParityArgs {
 /// possible: a build as root would leave files in the target directory that their
 /// owner cannot replace.
 pub(crate) fn run(workspace: &Workspace, program: &str, arguments: &[String]) -> Result<ExitCode> {
-    toolchain::ensure(workspace)?;
+    toolchain::ensure(workspace, Purpose::Run)?;
     build::release(workspace)?;
     process::run(workspace.cargo().args([
         "build",

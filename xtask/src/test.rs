@@ -12,9 +12,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::build;
+use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
-use crate::{build, toolchain};
-use suite::{SUITES, Tally};
+use suite::{Machine, SUITES, Tally};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -27,17 +28,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    toolchain::ensure(workspace)?;
+    let survey = toolchain::ensure(workspace, Purpose::Test)?;
     build::release(workspace)?;
-    let obstacle = probe::obstacle()?;
-    if let Some(obstacle) = &obstacle {
+    let machine = Machine {
+        obstacle: probe::obstacle()?,
+        promtool: survey.has_promtool(),
+    };
+    if let Some(obstacle) = &machine.obstacle {
         println!("Tests in the kernel are skipped here: {obstacle}");
     }
 
     let mut total = Tally::default();
     for (index, suite) in SUITES.iter().enumerate() {
         println!("\n== [{}/{}] {}", index + 1, SUITES.len(), suite.name);
-        let tally = suite.run(workspace, args.filter.as_deref(), obstacle.as_deref())?;
+        let tally = suite.run(workspace, args.filter.as_deref(), &machine)?;
         println!("{}: {}", suite.name, tally.counts());
         total.add(tally);
     }

@@ -26,16 +26,26 @@ const LINKER_VERSION: &str = "0.13.0";
 /// The LLVM it is built with. Debian 12 has it because its `rustc-web` uses it.
 const LLVM_MAJOR: u32 = 22;
 
+/// What the toolchain is wanted for; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    Build,
+    /// Demo and measurements, which make network namespaces.
+    Run,
+    /// Tests, some of which ask another program for its opinion.
+    Test,
+}
+
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
-    let survey = ensure(workspace)?;
+    let survey = ensure(workspace, Purpose::Test)?;
     println!("{survey}");
     Ok(ExitCode::SUCCESS)
 }
 
 /// Installs what is missing, after saying so; says nothing when all is there.
-pub(crate) fn ensure(workspace: &Workspace) -> Result<Survey> {
+pub(crate) fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<Survey> {
     let survey = Survey::take(workspace);
-    let plan = Plan::new(&survey, RustupTried::No);
+    let plan = Plan::new(&survey, purpose, RustupTried::No);
     if plan.is_empty() {
         return Ok(survey);
     }
@@ -48,7 +58,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Survey> {
                 "rustup could not add rust-src ({why:#}); using the system's compiler instead."
             );
             let survey = Survey::take(workspace);
-            let plan = Plan::new(&survey, RustupTried::InVain);
+            let plan = Plan::new(&survey, purpose, RustupTried::InVain);
             if !plan.is_empty() {
                 println!("Missing here:\n{plan}");
                 install::all(workspace, &plan, &survey)?;
@@ -57,7 +67,8 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Survey> {
         }
         Err(other) => return Err(other.into()),
     };
-    let left = Plan::new(&survey, RustupTried::InVain);
+    // What only some tests want is no reason to stop: those are skipped, and say so.
+    let left = Plan::new(&survey, purpose.min(Purpose::Run), RustupTried::InVain);
     if !left.is_empty() {
         bail!("installed, and yet missing:\n{left}{}", plan::by_hand());
     }

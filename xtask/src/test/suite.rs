@@ -1,5 +1,6 @@
 //! Which tests run together, and how they are counted.
 
+use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
@@ -15,16 +16,19 @@ pub(super) const SUITES: [Suite; 3] = [
         name: "the pure crates",
         packages: &["egress-common", "egress-core", "egress-oracle", "xtask"],
         needs: Needs::Nothing,
+        asks_promtool: false,
     },
     Suite {
         name: "the agent",
         packages: &["egress-agent"],
         needs: Needs::Kernel,
+        asks_promtool: true,
     },
     Suite {
         name: "traffic, updates and parity",
         packages: &["egress-tests"],
         needs: Needs::Kernel,
+        asks_promtool: false,
     },
 ];
 
@@ -32,12 +36,24 @@ pub(super) const SUITES: [Suite; 3] = [
 /// in the kernel, and timing matters to some.
 const KERNEL_THREADS: &str = "--test-threads=2";
 
+/// Part of the name of every test that starts promtool.
+const PROMTOOL: &str = "promtool";
+
+/// What this machine can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Machine {
+    /// Why it cannot run tests in the kernel, if it cannot.
+    pub(super) obstacle: Option<String>,
+    pub(super) promtool: bool,
+}
+
 /// Tests of some packages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suite {
     pub(super) name: &'static str,
     packages: &'static [&'static str],
     needs: Needs,
+    asks_promtool: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,15 +129,14 @@ impl Tally {
 }
 
 impl Suite {
-    /// Runs it, passing its output on. `obstacle`: why this machine cannot run tests in the
-    /// kernel, if it cannot.
+    /// Runs it, passing its output on.
     pub(super) fn run(
         &self,
         workspace: &Workspace,
         filter: Option<&str>,
-        obstacle: Option<&str>,
+        machine: &Machine,
     ) -> Result<Tally> {
-        let mut cargo = self.command(workspace, filter, obstacle);
+        let mut cargo = self.command(workspace, filter, machine)?;
         println!("$ {}", process::shown(&cargo));
         let mut child = cargo
             .stdout(Stdio::piped())
@@ -134,10 +149,15 @@ impl Suite {
             let line = line.context("reading the tests' output")?;
             let line = String::from_utf8_lossy(&line);
             println!("{line}");
-            tally.count(&line, obstacle);
+            tally.count(&line, machine.obstacle.as_deref());
         }
         let status = child.wait().context("waiting for cargo test")?;
         tally.close(status.success(), self.name);
+        if self.leaves_promtool_out(machine) {
+            tally
+                .skips
+                .push(format!("tests named {PROMTOOL}: there is no {PROMTOOL}"));
+        }
         Ok(tally)
     }
 
@@ -145,19 +165,34 @@ impl Suite {
         &self,
         workspace: &Workspace,
         filter: Option<&str>,
-        obstacle: Option<&str>,
-    ) -> Command {
+        machine: &Machine,
+    ) -> Result<Command> {
         let mut cargo = workspace.cargo();
         cargo.args(["test", "--no-fail-fast"]);
         for package in self.packages {
             cargo.args(["--package", package]);
         }
         cargo.arg("--").args(filter);
-        if self.needs == Needs::Kernel && obstacle.is_none() {
+        if self.runs_ignored(machine) {
             cargo.args(["--include-ignored", KERNEL_THREADS]);
         }
+        if self.leaves_promtool_out(machine) {
+            cargo.args(["--skip", PROMTOOL]);
+        }
         cargo.env("EGRESS_AGENT_BIN", workspace.released("egress-agent"));
-        cargo
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::split_paths(&path).chain([workspace.toolchain().join("bin")]);
+        cargo.env("PATH", env::join_paths(path)?);
+        Ok(cargo)
+    }
+
+    fn runs_ignored(&self, machine: &Machine) -> bool {
+        self.needs == Needs::Kernel && machine.obstacle.is_none()
+    }
+
+    /// Where ignored tests do not run, libtest lists them itself.
+    fn leaves_promtool_out(&self, machine: &Machine) -> bool {
+        self.asks_promtool && self.runs_ignored(machine) && !machine.promtool
     }
 }
 
@@ -204,17 +239,32 @@ mod tests {
         );
     }
 
-    #[test]
-    fn ignored_tests_run_only_where_they_can() {
+    fn arguments(suite: Suite, obstacle: Option<&str>, promtool: bool) -> Result<String> {
         let workspace = Workspace {
             root: "/src".into(),
             target: "/src/target".into(),
         };
+        let machine = Machine {
+            obstacle: obstacle.map(String::from),
+            promtool,
+        };
+        Ok(process::shown(&suite.command(&workspace, None, &machine)?))
+    }
+
+    #[test]
+    fn ignored_tests_run_only_where_they_can() -> Result<()> {
         let [pure, agent, _] = SUITES;
-        let arguments =
-            |suite: Suite, obstacle| process::shown(&suite.command(&workspace, None, obstacle));
-        assert!(arguments(agent, None).ends_with("-- --include-ignored --test-threads=2"));
-        assert!(!arguments(agent, Some("not root")).contains("--include-ignored"));
-        assert!(!arguments(pure, None).contains("--include-ignored"));
+        assert!(arguments(agent, None, true)?.ends_with("-- --include-ignored --test-threads=2"));
+        assert!(!arguments(agent, Some("not root"), true)?.contains("--include-ignored"));
+        assert!(!arguments(pure, None, true)?.contains("--include-ignored"));
+        Ok(())
+    }
+
+    #[test]
+    fn promtools_tests_are_left_out_where_there_is_none() -> Result<()> {
+        let [_, agent, _] = SUITES;
+        assert!(arguments(agent, None, false)?.ends_with("--skip promtool"));
+        assert!(!arguments(agent, None, true)?.contains("--skip"));
+        Ok(())
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn all(workspace: &Workspace, plan: &Plan, survey: &Survey) -> Result
         rust_source,
         packages,
         linker,
+        promtool,
     } = plan;
     if *rust_source {
         process::run(
@@ -67,6 +68,9 @@ pub(super) fn all(workspace: &Workspace, plan: &Plan, survey: &Survey) -> Result
         };
         bpf_linker(workspace, &llvm)?;
     }
+    if *promtool && let Err(error) = extract_promtool(workspace) {
+        println!("no promtool ({error:#}): the tests that ask it are skipped");
+    }
     Ok(())
 }
 
@@ -77,11 +81,6 @@ fn debian<'a>(packages: impl Iterator<Item = &'a str>) -> Result<()> {
             by_hand()
         ));
     }
-    let apt = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
     process::run(apt().args(["update", "--quiet"]))
         .and_then(|()| {
             // --no-remove: whatever is here was somebody's choice.
@@ -93,6 +92,46 @@ fn debian<'a>(packages: impl Iterator<Item = &'a str>) -> Result<()> {
             )
         })
         .map_err(|error| anyhow!("{error:#}{}", by_hand()))
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Installing the package would start a Prometheus on this machine, and all that is wanted
+/// is one program of it.
+fn extract_promtool(workspace: &Workspace) -> Result<()> {
+    let prefix = workspace.toolchain();
+    let folder = prefix.join("prometheus");
+    let programs = prefix.join("bin");
+    for path in [&folder, &programs] {
+        fs::create_dir_all(path).with_context(|| format!("creating {}", path.display()))?;
+    }
+    if super::may_install_packages()? {
+        process::run(apt().args(["update", "--quiet"]))?;
+    }
+    process::run(
+        apt()
+            .args(["download", "--quiet", "prometheus"])
+            .current_dir(&folder),
+    )?;
+    let package = fs::read_dir(&folder)
+        .with_context(|| format!("reading {}", folder.display()))?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get download left no package")?;
+    process::run(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&package)
+            .arg(&folder),
+    )?;
+    fs::rename(folder.join("usr/bin/promtool"), programs.join("promtool"))
+        .context("the package has no promtool")?;
+    fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
 }
 
 /// Builds it with the shared LLVM that the distribution has: building LLVM itself would

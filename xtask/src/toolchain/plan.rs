@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::survey::{Rustc, Survey};
-use super::{LINKER_VERSION, LLVM_MAJOR};
+use super::{LINKER_VERSION, LLVM_MAJOR, Purpose};
 
 /// Debian's compiler, and the source of its `core`.
 const COMPILER_PACKAGES: [&str; 3] = ["cargo-web", "rust-web-src", "rustc-web"];
@@ -25,10 +25,12 @@ pub(super) struct Plan {
     pub(super) packages: BTreeSet<String>,
     /// Build bpf-linker.
     pub(super) linker: bool,
+    /// Take promtool out of Debian's package.
+    pub(super) promtool: bool,
 }
 
 impl Plan {
-    pub(super) fn new(survey: &Survey, tried: RustupTried) -> Self {
+    pub(super) fn new(survey: &Survey, purpose: Purpose, tried: RustupTried) -> Self {
         let mut plan = Self::default();
         if survey.compiler().is_none() {
             if tried == RustupTried::No && survey.nightly.is_some_and(Rustc::fits) {
@@ -43,8 +45,11 @@ impl Plan {
                 plan.packages.insert(format!("libllvm{LLVM_MAJOR}"));
             }
         }
-        plan.packages
-            .extend(survey.packages.iter().copied().map(String::from));
+        if purpose >= Purpose::Run {
+            plan.packages
+                .extend(survey.packages.iter().copied().map(String::from));
+        }
+        plan.promtool = purpose >= Purpose::Test && survey.promtool.is_none();
         plan
     }
 
@@ -59,6 +64,7 @@ impl fmt::Display for Plan {
             rust_source,
             packages,
             linker,
+            promtool,
         } = self;
         if *rust_source {
             writeln!(
@@ -74,6 +80,12 @@ impl fmt::Display for Plan {
             writeln!(
                 f,
                 "  - bpf-linker {LINKER_VERSION}, built into the target directory (a few minutes, once)"
+            )?;
+        }
+        if *promtool {
+            writeln!(
+                f,
+                "  - promtool, taken out of Debian's package prometheus into the target directory; nothing is installed"
             )?;
         }
         Ok(())
@@ -115,6 +127,7 @@ mod tests {
             linker: None,
             llvm: None,
             packages: BTreeSet::new(),
+            promtool: None,
         }
     }
 
@@ -129,7 +142,7 @@ mod tests {
             linker: Some("/usr/bin/bpf-linker".into()),
             ..bare()
         };
-        assert!(Plan::new(&survey, RustupTried::No).is_empty());
+        assert!(Plan::new(&survey, Purpose::Run, RustupTried::No).is_empty());
     }
 
     #[test]
@@ -138,7 +151,7 @@ mod tests {
             packages: BTreeSet::from(["iproute2"]),
             ..bare()
         };
-        let plan = Plan::new(&survey, RustupTried::No);
+        let plan = Plan::new(&survey, Purpose::Run, RustupTried::No);
         assert!(plan.linker && !plan.rust_source);
         assert_eq!(
             packages(&plan),
@@ -158,7 +171,7 @@ mod tests {
             nightly: Some(WITHOUT_SOURCE),
             ..bare()
         };
-        let plan = Plan::new(&survey, RustupTried::No);
+        let plan = Plan::new(&survey, Purpose::Run, RustupTried::No);
         assert!(plan.rust_source);
         assert_eq!(packages(&plan), ["libllvm22"]);
     }
@@ -169,7 +182,7 @@ mod tests {
             nightly: Some(WITHOUT_SOURCE),
             ..bare()
         };
-        let plan = Plan::new(&survey, RustupTried::InVain);
+        let plan = Plan::new(&survey, Purpose::Run, RustupTried::InVain);
         assert!(!plan.rust_source);
         assert_eq!(
             packages(&plan),
@@ -183,7 +196,7 @@ mod tests {
             nightly: Some(Rustc { llvm: 23, ..STABLE }),
             ..bare()
         };
-        let plan = Plan::new(&survey, RustupTried::No);
+        let plan = Plan::new(&survey, Purpose::Run, RustupTried::No);
         assert!(!plan.rust_source);
         assert!(plan.packages.contains("rustc-web"));
     }
@@ -197,7 +210,21 @@ mod tests {
             }),
             ..bare()
         };
-        let plan = Plan::new(&survey, RustupTried::No);
+        let plan = Plan::new(&survey, Purpose::Run, RustupTried::No);
         assert!(plan.packages.contains("rustc-web"));
+    }
+
+    #[test]
+    fn a_build_alone_asks_for_no_programs_that_only_tests_start() {
+        let survey = Survey {
+            system: Some(STABLE),
+            linker: Some("/usr/bin/bpf-linker".into()),
+            packages: BTreeSet::from(["iproute2"]),
+            ..bare()
+        };
+        assert!(Plan::new(&survey, Purpose::Build, RustupTried::No).is_empty());
+        let run = Plan::new(&survey, Purpose::Run, RustupTried::No);
+        assert!(packages(&run) == ["iproute2"] && !run.promtool);
+        assert!(Plan::new(&survey, Purpose::Test, RustupTried::No).promtool);
     }
 }

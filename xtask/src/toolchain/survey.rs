@@ -107,6 +107,8 @@ pub(crate) struct Survey {
     pub(super) llvm: Option<PathBuf>,
     /// Debian packages of the [`PROGRAMS`] that are not there.
     pub(super) packages: BTreeSet<&'static str>,
+    /// Prometheus' own checker of metrics.
+    pub(super) promtool: Option<PathBuf>,
 }
 
 impl Survey {
@@ -121,7 +123,16 @@ impl Survey {
                 .filter(|(program, _)| process::find(program).is_none())
                 .map(|(_, package)| package)
                 .collect(),
+            promtool: process::find("promtool").or_else(|| {
+                let own = workspace.toolchain().join("bin/promtool");
+                own.is_file().then_some(own)
+            }),
         }
+    }
+
+    /// Whether the tests that ask promtool can run.
+    pub(crate) fn has_promtool(&self) -> bool {
+        self.promtool.is_some()
     }
 
     /// The compiler that egress-agent's build script will choose, in its order.
