@@ -135,7 +135,11 @@ pub enum Transport {
     /// An error that quotes the packet it is about: unreachable, packet too big, time
     /// exceeded, parameter problem. Not a redirect.
     IcmpError,
-    /// Router and neighbour solicitation and advertisement, and redirect of IPv6 (133–137).
+    /// Neighbour solicitation of IPv6 (135).
+    NeighbourSolicitation,
+    /// Neighbour advertisement of IPv6 (136), which answers one.
+    NeighbourAdvertisement,
+    /// Router solicitation and advertisement, and redirect of IPv6 (133, 134, 137).
     NeighbourDiscovery,
     /// Multicast listener query, report, done, and version 2 report (130–132, 143).
     ListenerDiscovery,

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use egress_tests::harness::objects::{deny_all, egress};
 use egress_tests::harness::{
     OUTSIDE, Outcome, Pod, PodSpec, Probe, TcpExchange, UdpExchange, Wire, World, fence_rule,
-    on_world,
+    ip_batch, on_world,
 };
 use egress_tests::packet::{self, Ends, ethertype, flag, proto};
 use serde_json::json;
@@ -414,5 +414,46 @@ fn a_flood_towards_one_pod_leaves_anothers_replies_alone() {
         }
         ensure!(exchange.alive()?, "the exchange with the other pod was cut");
         Ok(())
+    });
+}
+
+/// S49, S74: a node that talks to its pods from a global address on the veth, as the ptp CNI
+/// plugin sets it up, asks for the pod's link address from there and must be told.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_gateway_with_a_global_address_finds_an_isolated_pod() {
+    on_world(|world| {
+        let a = server(world)?;
+        let gateway = "fd00:244::ffff";
+        ip_batch(
+            world.host.name(),
+            &format!(
+                "addr add {gateway}/128 dev {interface} nodad\n\
+                 route replace {v6}/128 dev {interface} src {gateway}\n",
+                interface = a.host_interface,
+                v6 = a.v6,
+            ),
+        )?;
+        ip_batch(
+            a.ns.name(),
+            &format!(
+                "route add {gateway}/128 dev eth0\n\
+                 route replace default via {gateway} dev eth0\n"
+            ),
+        )?;
+        let asked = |world: &World| -> Result<()> {
+            // What both sides have learnt is forgotten: they must ask again.
+            for ns in [&world.host, &a.ns] {
+                ip_batch(ns.name(), "neigh flush all\n")?;
+            }
+            for ns in [&world.host, &world.outside.ns] {
+                let outcome = Probe::tcp(a.v6, PORT).send(ns, true)?;
+                ensure!(outcome == Outcome::Answered, "{}: {outcome:?}", ns.name());
+            }
+            Ok(())
+        };
+        asked(world)?;
+        world.apply("deny.json", &deny_all("x"))?;
+        asked(world)
     });
 }

@@ -2,10 +2,10 @@
 
 use zerocopy::network_endian::{U16, U32};
 
-use crate::abi::{Endpoint, FLOW_CLOSING, Flow, FlowKey};
+use crate::abi::{Endpoint, FLOW_CLOSING, Flow, FlowKey, LOCAL_LINK_LOCAL};
 use crate::packet::{
-    PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
-    Transport,
+    PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP_ACK, TCP_FIN, TCP_RST,
+    TCP_SYN, Transport,
 };
 use crate::tables::State;
 
@@ -18,6 +18,11 @@ pub const IDLE_CLOSING: u32 = 120;
 pub const IDLE_UDP: u32 = 180;
 /// Idle echo, seconds: `nf_conntrack_icmp_timeout`.
 pub const IDLE_ECHO: u32 = 30;
+
+/// Hop limit of a packet that no router has forwarded.
+const ON_LINK: u8 = 255;
+/// In the place of the remote port of a neighbour's question: its ICMPv6 type.
+const SOLICITATION: u16 = 135;
 
 /// When, and under which policies, a verdict is reached.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +80,7 @@ pub(super) enum Role {
     Continues,
     /// UDP: nothing tells an opening packet from an answer.
     Either,
-    /// An echo reply, which can be nothing but an answer.
+    /// An echo reply or a neighbour advertisement, which can be nothing but an answer.
     Answers,
 }
 
@@ -127,7 +132,21 @@ impl Subject {
             Transport::Sctp => Role::Continues,
             Transport::Udp => Role::Either,
             Transport::EchoReply => Role::Answers,
-            Transport::None
+            // Only the node's own link can set 255 (RFC 4861, 7.1.1).
+            Transport::NeighbourSolicitation
+                if near == Near::Destination && packet.hop_limit == ON_LINK =>
+            {
+                return Some(Self::solicitation(endpoint, packet.source));
+            }
+            Transport::NeighbourAdvertisement if near == Near::Source => {
+                return Some(Self {
+                    role: Role::Answers,
+                    ..Self::solicitation(endpoint, packet.destination)
+                });
+            }
+            Transport::NeighbourSolicitation
+            | Transport::NeighbourAdvertisement
+            | Transport::None
             | Transport::IcmpError
             | Transport::NeighbourDiscovery
             | Transport::ListenerDiscovery
@@ -154,6 +173,29 @@ impl Subject {
             role,
             closing,
         })
+    }
+
+    /// The question of a neighbour for one of the pod's addresses, whichever: it goes to a
+    /// multicast address, so that the destination does not say which.
+    ///
+    /// A node asks from a global address where its end of the veth has one, as with the ptp
+    /// plugin. The answer to it leaves the range in which neighbour discovery always passes
+    /// (S97), but is a reply (S52); without it the node would lose its pod.
+    #[inline(always)]
+    fn solicitation(endpoint: &Endpoint, remote: [u8; 16]) -> Self {
+        Self {
+            key: FlowKey {
+                slot: endpoint.slot,
+                local: LOCAL_LINK_LOCAL,
+                protocol: PROTOCOL_ICMPV6,
+                local_port: U16::ZERO,
+                // Ports of an echo are never this: a request gives no leave to send an echo.
+                remote_port: U16::new(SOLICITATION),
+                remote,
+            },
+            role: Role::Opens,
+            closing: 0,
+        }
     }
 }
 

@@ -115,7 +115,9 @@ fn is_neighbour(packet: &Packet) -> bool {
         return false;
     };
     match packet.transport {
-        Transport::NeighbourDiscovery => is_on_link(&packet.destination),
+        Transport::NeighbourSolicitation
+        | Transport::NeighbourAdvertisement
+        | Transport::NeighbourDiscovery => is_on_link(&packet.destination),
         Transport::ListenerDiscovery => is_on_link(&packet.destination) && packet.hop_limit == 1,
         Transport::None => {
             let [first, ..] = packet.destination;

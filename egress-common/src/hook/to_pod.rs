@@ -2,7 +2,8 @@
 
 use super::Scratch;
 use super::flow::{self, Moment, Near, Role, Subject};
-use crate::packet::{Frame, Packet};
+use crate::abi::LOCAL_LINK_LOCAL;
+use crate::packet::{Frame, Packet, Transport};
 use crate::tables::State;
 
 /// Remembers what is opened towards a pod, whether a policy isolates it or not: isolating it
@@ -17,8 +18,11 @@ pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mu
     if packet.read(frame).is_err() {
         return;
     }
-    let Some(local) = endpoint.local(packet.family, &packet.destination) else {
-        return;
+    let local = match endpoint.local(packet.family, &packet.destination) {
+        Some(local) => local,
+        // To the multicast address of the one that is asked for.
+        None if packet.transport == Transport::NeighbourSolicitation => LOCAL_LINK_LOCAL,
+        None => return,
     };
     let Some(subject) = Subject::of(endpoint, local, packet, Near::Destination) else {
         return;

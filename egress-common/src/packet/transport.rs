@@ -104,7 +104,9 @@ pub(super) fn icmp(family: u8, number: u8) -> Transport {
         (FAMILY_V4, 8) | (FAMILY_V6, 128) => Transport::EchoRequest,
         (FAMILY_V4, 0) | (FAMILY_V6, 129) => Transport::EchoReply,
         (FAMILY_V4, 3 | 11 | 12) | (FAMILY_V6, 1..=4) => Transport::IcmpError,
-        (FAMILY_V6, 133..=137) => Transport::NeighbourDiscovery,
+        (FAMILY_V6, 133 | 134 | 137) => Transport::NeighbourDiscovery,
+        (FAMILY_V6, 135) => Transport::NeighbourSolicitation,
+        (FAMILY_V6, 136) => Transport::NeighbourAdvertisement,
         (FAMILY_V6, 130..=132 | 143) => Transport::ListenerDiscovery,
         _ => Transport::OtherIcmp,
     }

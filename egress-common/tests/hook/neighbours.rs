@@ -42,6 +42,35 @@ fn neighbour_discovery_passes_on_the_link_only() {
     }
 }
 
+/// A node whose end of the veth has a global address asks from there (S52).
+#[test]
+fn an_advertisement_answers_a_solicitation_from_the_link_and_nothing_else_does() {
+    let send = |world: &World, number: u8, destination: Ipv6Addr| {
+        world.send(&v6(POD6, destination, ICMPV6, icmp(number, 0, &[0; 20])).build())
+    };
+    for (destination, hop_limit, wanted) in [
+        (SOLICITED, 255, Reason::Reply),
+        (POD6, 255, Reason::Reply),
+        // A router has forwarded it.
+        (POD6, 254, Reason::NoRule),
+    ] {
+        let world = World::isolated();
+        assert_eq!(send(&world, 136, PEER6), Reason::NoRule, "nobody asked");
+        let mut question = v6(PEER6, destination, ICMPV6, icmp(135, 0, &[0; 20]));
+        question.hop_limit = hop_limit;
+        world.deliver(&question.build());
+        assert_eq!(
+            send(&world, 136, PEER6),
+            wanted,
+            "{destination} {hop_limit}"
+        );
+        assert_eq!(send(&world, 136, OTHER6), Reason::NoRule, "another asked");
+        for number in [129, 133, 134, 135, 137] {
+            assert_eq!(send(&world, number, PEER6), Reason::NoRule, "{number}");
+        }
+    }
+}
+
 #[test]
 fn listener_discovery_passes_on_the_link_with_hop_limit_one() {
     let world = World::isolated();
