@@ -160,7 +160,7 @@ struct Hook {
 }
 
 /// Something the kernel refused, and whom it concerns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Failure {
     pod: Option<Name>,
     message: String,

@@ -91,15 +91,21 @@ impl Agent {
 
     /// Attaches, compiles, plans and applies; publishes the outcome.
     fn program(&mut self, seen: Instant) {
-        self.failures.clear();
         self.retry = false;
         let failures = tokio::task::block_in_place(|| self.program_kernel(seen));
-        for failure in &failures {
+        // Once, not at every attempt.
+        for failure in failures
+            .iter()
+            .filter(|failure| !self.failures.contains(failure))
+        {
             tracing::warn!(
                 pod = failure.pod.as_ref().map(tracing::field::display),
                 "{}",
                 failure.message
             );
+        }
+        if failures.is_empty() && !self.failures.is_empty() {
+            tracing::info!("what had failed is done");
         }
         self.retry |= !failures.is_empty();
         self.failures = failures;
