@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
+use aya::programs::SchedClassifier;
 use egress_common::abi::{
     Address, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PORTS_FIRST, RulesetClass,
     RulesetFrontend,
@@ -156,6 +157,17 @@ impl Datapath {
     /// The ring of drop records, once.
     pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
         self.events.take()
+    }
+
+    /// A kernel program by name: `from_pod`, `to_pod`, or `empty`, which is attached nowhere and not
+    /// loaded, and to which a benchmark compares the others.
+    pub fn program_mut(&mut self, name: &str) -> Option<&mut SchedClassifier> {
+        self.ebpf.program_mut(name)?.try_into().ok()
+    }
+
+    /// Where a map is pinned.
+    pub fn map_pin(&self, name: &str) -> PathBuf {
+        self.pins.map(name)
     }
 
     /// For scrapes.

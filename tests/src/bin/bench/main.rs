@@ -1,0 +1,138 @@
+//! `cargo xtask bench`: what a packet costs, as a multiple of a program that does nothing.
+//!
+//! Programs, tables and plans are the agent's own, opened by `egress_agent::datapath` over objects
+//! that are made in memory. Packets go through `BPF_PROG_TEST_RUN`; nothing is attached anywhere.
+//! How a path is measured is [`measure`]'s and [`driver`]'s documentation. No time is asserted, but
+//! that every packet got the verdict its path is named after is.
+
+#![expect(clippy::print_stdout, reason = "a bench is what it prints")]
+
+mod driver;
+mod kernel;
+mod measure;
+mod memory;
+mod paths;
+mod report;
+mod rig;
+mod scene;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::report::Report;
+
+const USAGE: &str = "usage: bench [--rounds N] [--compare FILE]
+
+  --rounds N      how often each path is measured, between measurements of the
+                  empty program; the medians are reported (default 21)
+  --compare FILE  the JSON of an earlier run: adds its multiples to the table
+
+Needs root: it loads BPF programs, in namespaces of its own.";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Options {
+    rounds: u32,
+    compare: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|a| a == "--help" || a == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    match options(&arguments).and_then(|options| bench(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(arguments: &[String]) -> Result<Options> {
+    let mut options = Options {
+        rounds: 21,
+        compare: None,
+    };
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let mut value = || {
+            rest.next()
+                .with_context(|| format!("{argument} needs a value\n\n{USAGE}"))
+        };
+        match argument.as_str() {
+            "--rounds" => {
+                let text = value()?;
+                options.rounds = text
+                    .parse()
+                    .ok()
+                    .filter(|rounds| *rounds > 0)
+                    .with_context(|| format!("--rounds {text}: not a number above 0"))?;
+            }
+            "--compare" => options.compare = Some(value()?.into()),
+            other => bail!("{other:?} is not known\n\n{USAGE}"),
+        }
+    }
+    Ok(options)
+}
+
+fn bench(options: &Options) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "the bench loads BPF programs and makes namespaces, which needs root: run it as root"
+        );
+    }
+    // Before anything is measured: a file that cannot be read should not cost two minutes.
+    let before = options
+        .compare
+        .as_deref()
+        .map(report::read)
+        .transpose()?
+        .unwrap_or_default();
+    kernel::enter_own_namespaces()?;
+    let cpu = kernel::stay_on_this_cpu()?;
+    let mut report = Report::new(cpu, options.rounds);
+    paths::measure_all(&mut report)?;
+    println!("{}", report.text(&before));
+    let written = report.write()?;
+    println!("\nwritten to {}", written.display());
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "the one message that is no result")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options> {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        options(&arguments)
+    }
+
+    #[test]
+    fn options_are_read() {
+        assert_eq!(
+            parse("--compare a.json --rounds 5").unwrap(),
+            Options {
+                rounds: 5,
+                compare: Some("a.json".into())
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for line in ["--rounds", "--rounds 0", "--rounds x", "--fast"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}
