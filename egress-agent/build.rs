@@ -5,11 +5,7 @@
 //! used, in the order in which `cargo xtask toolchain` installs; or none of it, when
 //! `EGRESS_EBPF_OBJECT` names an object that was built elsewhere.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "how a build script talks to cargo"
-)]
+#![expect(clippy::print_stderr, reason = "how a build script says why it failed")]
 #![expect(
     unsafe_code,
     reason = "the environment of the inner cargo is this process' own"
@@ -84,6 +80,11 @@ fn build() -> Result<()> {
             root_dir: ebpf
                 .to_str()
                 .context("the path of the checkout is not UTF-8")?,
+            features: if env::var_os("CARGO_FEATURE_DATAPATH_LOG").is_some() {
+                &["log"]
+            } else {
+                &[]
+            },
             ..Package::default()
         }],
         match compiler {

@@ -14,7 +14,7 @@ use aya_ebpf::programs::TcContext;
 use egress_common::event::Action;
 use egress_common::hook;
 
-use crate::maps::Maps;
+use crate::maps::{Maps, Memory};
 use crate::skb::Skb;
 
 /// Host side of a pod's interface, ingress: what the pod sends.
@@ -22,12 +22,14 @@ use crate::skb::Skb;
 /// A pass is `TC_ACT_UNSPEC`, which is `TCX_NEXT`: other owners' programs still run.
 #[classifier]
 fn from_pod(context: TcContext) -> i32 {
-    let Some(scratch) = maps::scratch() else {
+    let Some(Memory { scratch, buffer }) = maps::memory() else {
         return TC_ACT_SHOT;
     };
-    let frame = Skb::new(&context);
+    let frame = Skb::new(&context, buffer);
     let outcome = hook::from_pod(&Maps, frame.hook(), &frame, scratch);
     report::count(&frame, &outcome);
+    #[cfg(feature = "log")]
+    report::log(&context, &outcome);
     match outcome.reason.action() {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
@@ -37,8 +39,8 @@ fn from_pod(context: TcContext) -> i32 {
 /// Host side of a pod's interface, egress: what is sent to the pod. Drops nothing.
 #[classifier]
 fn to_pod(context: TcContext) -> i32 {
-    if let Some(scratch) = maps::scratch() {
-        let frame = Skb::new(&context);
+    if let Some(Memory { scratch, buffer }) = maps::memory() {
+        let frame = Skb::new(&context, buffer);
         hook::to_pod(&Maps, frame.hook(), &frame, scratch);
     }
     TC_ACT_UNSPEC

@@ -73,6 +73,8 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
             check_layout(pins, map, key, value)?;
         }
     }
+    #[cfg(feature = "datapath-log")]
+    follow_log(&mut ebpf);
     for name in ["from_pod", "to_pod"] {
         let program: &mut SchedClassifier = ebpf
             .program_mut(name)
@@ -87,6 +89,22 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
         "programs loaded"
     );
     Ok(ebpf)
+}
+
+/// Forwards what the programs say to the log, at debug level.
+#[cfg(feature = "datapath-log")]
+fn follow_log(ebpf: &mut Ebpf) {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => {
+            std::thread::spawn(move || {
+                loop {
+                    logger.flush();
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+            });
+        }
+        Err(error) => tracing::warn!(%error, "the programs' own log cannot be read"),
+    }
 }
 
 /// What the maps hold, as they are: a pinned map keeps the size it was made with.
