@@ -5,7 +5,7 @@ use zerocopy::network_endian::U16;
 use crate::abi::{Address, Endpoint, FrontendKey, PORTS_EVERYTHING, PORTS_NOTHING, RULESET_DENY};
 use crate::event::Reason;
 use crate::packet::has_ports;
-use crate::tables::{Aligned, Tables};
+use crate::tables::Tables;
 
 /// What the policies of an endpoint say of a new flow.
 ///
@@ -15,7 +15,6 @@ use crate::tables::{Aligned, Tables};
 ///
 /// Answers [`Reason::NotIsolated`], [`Reason::OwnAddress`], [`Reason::Allowed`],
 /// [`Reason::Frontend`] or [`Reason::NoRule`]. A table that lacks an entry never opens.
-#[inline(always)]
 pub fn decide<T: Tables>(
     tables: &T,
     endpoint: &Endpoint,
@@ -23,31 +22,61 @@ pub fn decide<T: Tables>(
     protocol: u8,
     port: u16,
 ) -> Reason {
-    let target = Aligned(FrontendKey {
-        address: destination.bytes,
-        family: destination.family,
-        protocol,
-        port: U16::new(port),
-    });
+    let mut target = Target::EMPTY;
+    target.set(destination.family, &destination.bytes, protocol, port);
     verdict(tables, endpoint, &target)
 }
 
-/// A function of its own in the kernel programs. The target happens to be the key of FRONTENDS.
+/// Where a flow goes, as the keys that are looked up.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Target {
+    frontend: FrontendKey,
+    address: Address,
+}
+
+impl Target {
+    pub(crate) const EMPTY: Self = Self {
+        frontend: FrontendKey {
+            address: [0; 16],
+            family: 0,
+            protocol: 0,
+            port: U16::ZERO,
+        },
+        address: Address::v6([0; 16]),
+    };
+
+    #[inline(always)]
+    pub(crate) fn set(&mut self, family: u8, destination: &[u8; 16], protocol: u8, port: u16) {
+        self.frontend.address = *destination;
+        self.frontend.family = family;
+        self.frontend.protocol = protocol;
+        self.frontend.port = U16::new(port);
+        self.address.family = family;
+        self.address.reserved = [0; 3];
+        self.address.bytes = *destination;
+    }
+}
+
+/// [`decide`], a function of its own in the kernel programs.
 #[inline(never)]
-fn verdict<T: Tables>(tables: &T, endpoint: &Endpoint, target: &Aligned<FrontendKey>) -> Reason {
+pub(crate) fn verdict<T: Tables>(tables: &T, endpoint: &Endpoint, target: &Target) -> Reason {
     if !endpoint.isolated() {
         return Reason::NotIsolated;
     }
-    let Aligned(target) = target;
-    if endpoint.owns(target.family, &target.address).is_some() {
+    let Target {
+        frontend: key,
+        address,
+    } = target;
+    if endpoint.owns(address.family, &address.bytes).is_some() {
         return Reason::OwnAddress;
     }
     let ruleset = endpoint.ruleset.get();
     if ruleset == RULESET_DENY {
         return Reason::NoRule;
     }
-    if has_ports(target.protocol)
-        && let Some(frontend) = tables.frontend(target)
+    if has_ports(key.protocol)
+        && let Some(frontend) = tables.frontend(key)
     {
         return if tables.frontend_allowed(ruleset, frontend) {
             Reason::Allowed
@@ -55,19 +84,14 @@ fn verdict<T: Tables>(tables: &T, endpoint: &Endpoint, target: &Aligned<Frontend
             Reason::Frontend
         };
     }
-    let destination = Address {
-        family: target.family,
-        reserved: [0; 3],
-        bytes: target.address,
-    };
-    if let Some(class) = tables.peer(&destination)
+    if let Some(class) = tables.peer(address)
         && let Some(ports) = tables.class_ports(ruleset, class)
-        && ports_allow(tables, ports, target)
+        && ports_allow(tables, ports, key)
     {
         return Reason::Allowed;
     }
-    if let Some(ports) = tables.cidr_ports(ruleset, &destination)
-        && ports_allow(tables, ports, target)
+    if let Some(ports) = tables.cidr_ports(ruleset, address)
+        && ports_allow(tables, ports, key)
     {
         return Reason::Allowed;
     }
@@ -76,13 +100,10 @@ fn verdict<T: Tables>(tables: &T, endpoint: &Endpoint, target: &Aligned<Frontend
 
 /// Whether a set of ports has this one.
 #[inline(always)]
-fn ports_allow(tables: &impl Tables, ports: u32, target: &FrontendKey) -> bool {
+fn ports_allow(tables: &impl Tables, ports: u32, key: &FrontendKey) -> bool {
     match ports {
         PORTS_NOTHING => false,
         PORTS_EVERYTHING => true,
-        _ => {
-            has_ports(target.protocol)
-                && tables.ports_contain(ports, target.protocol, target.port.get())
-        }
+        _ => has_ports(key.protocol) && tables.ports_contain(ports, key.protocol, key.port.get()),
     }
 }

@@ -17,13 +17,17 @@ pub use flow::{IDLE_CLOSING, IDLE_CONNECTION, IDLE_ECHO, IDLE_UDP};
 pub use from_pod::{FRAGMENT_SECONDS, from_pod};
 pub use to_pod::to_pod;
 
-use crate::abi::{Address, CounterKey, Endpoint, FAMILY_V4, FAMILY_V6};
-use crate::event::{Action, Reason, Record};
-use crate::packet::{Bytes, Packet, Quote};
+use flow::Tracked;
 
-/// What a hook reads a frame into.
+use crate::abi::{CounterKey, Endpoint, FAMILY_V4, FAMILY_V6, FragmentKey};
+use crate::decide::Target;
+use crate::event::{Action, Reason, Record};
+use crate::packet::{Packet, Quote};
+
+/// What a hook reads a frame into, and the keys it looks up.
 ///
-/// In the kernel it lies in a map: not for want of stack only, but because the verifier follows every
+/// In the kernel it lies in a map, for three reasons. The stack has 512 bytes. The stack alone must be
+/// read and written aligned, which these types of plain bytes are not. And the verifier follows every
 /// value that it knows on the stack through every way that the parser can take, and knows none in a
 /// map.
 #[derive(Clone, Copy, Debug)]
@@ -31,26 +35,27 @@ use crate::packet::{Bytes, Packet, Quote};
 pub struct Scratch {
     packet: Packet,
     quote: Quote,
+    target: Target,
+    tracked: Tracked,
+    fragment: FragmentKey,
 }
 
 impl Scratch {
     /// On the host.
-    pub fn new() -> Self {
-        Self {
-            packet: Packet::unread(&Bytes {
-                ethertype: 0,
-                gso: false,
-                bytes: &[],
-            }),
-            quote: Quote::unread(),
-        }
-    }
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self::new()
-    }
+    pub const EMPTY: Self = Self {
+        packet: Packet::EMPTY,
+        quote: Quote::EMPTY,
+        target: Target::EMPTY,
+        tracked: Tracked::EMPTY,
+        fragment: FragmentKey {
+            slot: U16::ZERO,
+            family: 0,
+            protocol: 0,
+            id: U32::ZERO,
+            source: [0; 16],
+            destination: [0; 16],
+        },
+    };
 }
 
 /// What from-pod says of a frame, with what counters and events need.
@@ -111,14 +116,5 @@ impl Outcome<'_> {
             source: self.packet.source,
             destination: self.packet.destination,
         }
-    }
-}
-
-#[inline(always)]
-fn address(family: u8, bytes: [u8; 16]) -> Address {
-    Address {
-        family,
-        reserved: [0; 3],
-        bytes,
     }
 }

@@ -187,34 +187,71 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// What is known of a frame before any of it is read.
+    /// Of no frame.
+    pub const EMPTY: Self = Self {
+        source: [0; 16],
+        destination: [0; 16],
+        fragment_id: 0,
+        transport_at: 0,
+        length: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo_id: 0,
+        tcp_flags: 0,
+        transport: Transport::None,
+        protocol: 0,
+        hop_limit: 0,
+        piece: Piece::Whole,
+        fragment_protocol: 0,
+        family: 0,
+        chain: ipv6::Chain::START,
+    };
+
+    /// Sets what is known of a frame before any of it is read. The fields one by one: a copy of the
+    /// whole would touch the padding too, on the stack and unaligned.
     #[inline(always)]
-    pub fn unread(frame: &impl Frame) -> Self {
-        Self {
-            family: match frame.ethertype() {
-                ETHERTYPE_IPV4 => FAMILY_V4,
-                ETHERTYPE_IPV6 => FAMILY_V6,
-                _ => 0,
-            },
-            protocol: 0,
-            hop_limit: 0,
-            piece: Piece::Whole,
-            fragment_protocol: 0,
-            fragment_id: 0,
-            length: frame.length(),
-            transport_at: 0,
-            source_port: 0,
-            destination_port: 0,
-            echo_id: 0,
-            tcp_flags: 0,
-            transport: Transport::None,
-            source: [0; 16],
-            destination: [0; 16],
-            chain: ipv6::Chain::START,
-        }
+    pub fn begin(&mut self, frame: &impl Frame) {
+        let Self {
+            source,
+            destination,
+            fragment_id,
+            transport_at,
+            length,
+            source_port,
+            destination_port,
+            echo_id,
+            tcp_flags,
+            transport,
+            protocol,
+            hop_limit,
+            piece,
+            fragment_protocol,
+            family,
+            // Set where it is used.
+            chain: _,
+        } = self;
+        *source = [0; 16];
+        *destination = [0; 16];
+        *fragment_id = 0;
+        *transport_at = 0;
+        *length = frame.length();
+        *source_port = 0;
+        *destination_port = 0;
+        *echo_id = 0;
+        *tcp_flags = 0;
+        *transport = Transport::None;
+        *protocol = 0;
+        *hop_limit = 0;
+        *piece = Piece::Whole;
+        *fragment_protocol = 0;
+        *family = match frame.ethertype() {
+            ETHERTYPE_IPV4 => FAMILY_V4,
+            ETHERTYPE_IPV6 => FAMILY_V6,
+            _ => 0,
+        };
     }
 
-    /// Reads a frame into a packet that is [`Packet::unread`]. After an error the fields
+    /// Reads a frame that the packet was begun with ([`Packet::begin`]). After an error the fields
     /// hold what was read before it, for the record of the drop.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use egress_common::tables::{Aligned, State, Tables};
 use zerocopy::network_endian::{U32, U64};
 
 use crate::clock;
+use crate::skb::Buffer;
 
 /// Endpoints a node can have: its slots.
 const SLOTS: usize = 4096;
@@ -85,17 +86,24 @@ pub(crate) static EVENT_BUDGET: Array<EventBudget, SLOTS> = Array::new();
 #[btf_map]
 pub(crate) static EVENTS_LOST: PerCpuArray<u64, 2> = PerCpuArray::new();
 
+/// What a program needs while it runs, instead of stack.
+#[repr(C)]
+pub(crate) struct Memory {
+    pub(crate) scratch: Scratch,
+    pub(crate) buffer: Buffer,
+}
+
 /// Not pinned: nothing in it outlives a run of a program.
 #[btf_map]
-static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+static MEMORY: PerCpuArray<Memory, 1> = PerCpuArray::new();
 
-/// This CPU's scratch. It is always there, which the verifier does not know.
+/// This CPU's memory. It is always there, which the verifier does not know.
 #[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+pub(crate) fn memory() -> Option<&'static mut Memory> {
+    let memory = MEMORY.get_ptr_mut(0)?;
     // SAFETY: each program asks once, so this is the only reference: programs of a tc hook run with
     // bottom halves off and do not nest on a CPU.
-    Some(unsafe { &mut *scratch })
+    Some(unsafe { &mut *memory })
 }
 
 /// All of them.
@@ -148,10 +156,9 @@ impl PortsKey {
 impl Tables for Maps {
     #[inline(always)]
     fn peer(&self, address: &Address) -> Option<u32> {
-        let key = Shifted::new(*address);
         // SAFETY: nothing in a program writes PEERS, and the value is copied at once; a slot that
         // the agent reuses meanwhile reads as the old class or the new one.
-        unsafe { PEERS.get(&key.key) }.map(|class| class.get())
+        unsafe { PEERS.get(address) }.map(|class| class.get())
     }
 
     #[inline(always)]
@@ -185,9 +192,8 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
-        let key = Aligned(*key);
         // SAFETY: as in `peer`.
-        unsafe { FRONTENDS.get(&key.0) }.map(|frontend| frontend.get())
+        unsafe { FRONTENDS.get(key) }.map(|frontend| frontend.get())
     }
 
     #[inline(always)]
@@ -224,45 +230,40 @@ impl State for Maps {
 
     #[inline(always)]
     fn outbound(&self, key: &FlowKey) -> Option<Flow> {
-        let key = Aligned(*key);
         // SAFETY: the value is copied before anything is inserted.
-        unsafe { FLOWS.get(&key.0) }.copied()
+        unsafe { FLOWS.get(key) }.copied()
     }
 
     #[inline(always)]
     fn set_outbound(&self, key: &FlowKey, flow: &Flow) {
-        let (key, flow) = (Aligned(*key), Aligned(*flow));
         // A failure costs another decision, see the trait.
-        let _failed = FLOWS.insert(&key.0, &flow.0, 0).is_err();
+        let _failed = FLOWS.insert(key, flow, 0).is_err();
     }
 
     #[inline(always)]
     fn inbound(&self, key: &FlowKey) -> Option<Flow> {
         let table = INBOUND.get(u32::from(key.slot.get()))?;
-        let key = Aligned(*key);
         // SAFETY: the value is copied before anything is inserted.
-        unsafe { table.get(&key.0) }.copied()
+        unsafe { table.get(key) }.copied()
     }
 
     #[inline(always)]
     fn set_inbound(&self, key: &FlowKey, flow: &Flow) {
         if let Some(table) = INBOUND.get(u32::from(key.slot.get())) {
-            let (key, flow) = (Aligned(*key), Aligned(*flow));
-            let _failed = table.insert(&key.0, &flow.0, 0).is_err();
+            let _failed = table.insert(key, flow, 0).is_err();
         }
     }
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
-        let key = Aligned(*key);
         // SAFETY: the value is copied before anything is inserted.
-        unsafe { FRAGMENTS.get(&key.0) }.copied()
+        unsafe { FRAGMENTS.get(key) }.copied()
     }
 
     #[inline(always)]
     fn set_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
-        let (key, fragment) = (Aligned(*key), Aligned(*fragment));
-        let _failed = FRAGMENTS.insert(&key.0, &fragment.0, 0).is_err();
+        let fragment = Aligned(*fragment);
+        let _failed = FRAGMENTS.insert(key, &fragment.0, 0).is_err();
     }
 }
 

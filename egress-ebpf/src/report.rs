@@ -2,6 +2,8 @@
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
+#[cfg(feature = "log")]
+use aya_ebpf::programs::TcContext;
 use egress_common::abi::{EVENTS_LOST_BUDGET, EVENTS_LOST_FULL, Endpoint};
 use egress_common::event::Record;
 use egress_common::hook::Outcome;
@@ -35,6 +37,21 @@ pub(crate) fn count(frame: &Skb, outcome: &Outcome<'_>) {
         );
         tell(frame, outcome, endpoint);
     }
+}
+
+/// Every verdict, for debugging the datapath; see the feature.
+#[cfg(feature = "log")]
+#[inline(always)]
+pub(crate) fn log(context: &TcContext, outcome: &Outcome<'_>) {
+    aya_log_ebpf::debug!(
+        context,
+        "reason {} family {} protocol {} ports {} {}",
+        outcome.reason.number(),
+        outcome.packet.family,
+        outcome.packet.protocol,
+        outcome.packet.source_port,
+        outcome.packet.destination_port
+    );
 }
 
 #[inline(always)]

@@ -1,7 +1,5 @@
 //! The skb as a [`Frame`].
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
@@ -10,9 +8,16 @@ use egress_common::packet::{Chunk, Frame};
 /// Length of the Ethernet header, where every frame of a tc hook on a veth starts.
 const ETHERNET: u32 = 14;
 
+/// Most bytes that are read at once.
+const BUFFER: usize = 40;
+
+/// Where bytes of a frame are put, in a map for the reasons of `egress_common::hook::Scratch`.
+pub(crate) type Buffer = Chunk<BUFFER>;
+
 /// A frame on a tc hook.
 pub(crate) struct Skb {
     skb: *mut __sk_buff,
+    buffer: *mut Buffer,
 }
 
 #[expect(
@@ -22,9 +27,10 @@ pub(crate) struct Skb {
 )]
 impl Skb {
     #[inline(always)]
-    pub(crate) fn new(context: &TcContext) -> Self {
+    pub(crate) fn new(context: &TcContext, buffer: &mut Buffer) -> Self {
         Self {
             skb: context.skb.skb,
+            buffer,
         }
     }
 
@@ -106,21 +112,22 @@ impl Frame for Skb {
     /// Also reads what is not linear: payload of 4 KiB and more lies in pages of its own.
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<Chunk<N>> {
-        let mut chunk = MaybeUninit::<Chunk<N>>::uninit();
-        // SAFETY: the helper writes at most N bytes to an array of N.
+        const { assert!(N <= BUFFER) };
+        // SAFETY: the helper writes N bytes to a buffer of at least N.
         let failed = unsafe {
             bpf_skb_load_bytes(
                 self.skb.cast_const().cast(),
                 ETHERNET + offset,
-                chunk.as_mut_ptr().cast(),
+                self.buffer.cast(),
                 N as u32,
             )
         };
         if failed != 0 {
             return None;
         }
-        // SAFETY: the helper wrote all N bytes, and any bytes are valid.
-        Some(unsafe { chunk.assume_init() })
+        // SAFETY: the buffer outlives the program, nothing else refers to it, and N bytes of it are
+        // N bytes.
+        Some(Chunk(unsafe { *self.buffer.cast::<[u8; N]>() }))
     }
 
     #[inline(always)]

@@ -21,7 +21,7 @@ pub const IDLE_ECHO: u32 = 30;
 
 /// Hop limit of a packet that no router has forwarded.
 const ON_LINK: u8 = 255;
-/// In the place of the remote port of a neighbour's question: its ICMPv6 type.
+/// In the place of the remote port of a neighbour's question: its `ICMPv6` type.
 const SOLICITATION: u16 = 135;
 
 /// When, and under which policies, a verdict is reached.
@@ -51,7 +51,7 @@ impl Moment {
 
     /// The entry of an outbound flow that is allowed now.
     #[inline(always)]
-    pub(super) fn begin(self, endpoint: &Endpoint, subject: &Subject) -> Flow {
+    pub(super) fn begin(self, endpoint: &Endpoint, subject: Subject) -> Flow {
         Flow {
             generation: endpoint.generation,
             epoch: self.epoch,
@@ -72,7 +72,6 @@ impl Moment {
 
 /// What a packet is to its flow, by its own bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum Role {
     /// Opens a flow and can be no answer: SYN without ACK, INIT, echo request.
     Opens,
@@ -84,14 +83,12 @@ pub(super) enum Role {
     Answers,
 }
 
-/// A packet's flow. Alignment and order as in [`Chunk`](crate::packet::Chunk).
+/// What a packet does to its flow.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(8))]
 pub(super) struct Subject {
-    pub(super) key: FlowKey,
-    /// [`FLOW_CLOSING`] or 0.
-    pub(super) closing: u32,
     pub(super) role: Role,
+    /// [`FLOW_CLOSING`] or 0.
+    closing: u32,
 }
 
 /// Which end of the packet the pod is.
@@ -103,15 +100,47 @@ pub(super) enum Near {
     Destination,
 }
 
-impl Subject {
-    /// The flow of a packet, the pod being at its near end with address `local`. `None` for
-    /// protocols that are not tracked.
+/// A flow's key and value, where the kernel can take them from.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Tracked {
+    pub(super) key: FlowKey,
+    flow: Flow,
+}
+
+impl Tracked {
+    /// Of no packet.
+    pub(super) const EMPTY: Self = Self {
+        key: FlowKey {
+            slot: U16::ZERO,
+            local: 0,
+            protocol: 0,
+            local_port: U16::ZERO,
+            remote_port: U16::ZERO,
+            remote: [0; 16],
+        },
+        flow: Flow {
+            generation: U32::ZERO,
+            epoch: U32::ZERO,
+            seen: U32::ZERO,
+            flags: U32::ZERO,
+        },
+    };
+
+    /// Sets the key of a packet's flow, the pod being at its near end with address `local`.
+    /// `None` for protocols that are not tracked.
     ///
     /// A TCP segment whose flags are missing counts as one that opens when the pod sends
     /// it, so that it is no answer (S53), and as one that continues when it is for the pod,
     /// so that it opens nothing.
     #[inline(always)]
-    pub(super) fn of(endpoint: &Endpoint, local: u8, packet: &Packet, near: Near) -> Option<Self> {
+    pub(super) fn find(
+        &mut self,
+        endpoint: &Endpoint,
+        local: u8,
+        packet: &Packet,
+        near: Near,
+    ) -> Option<Subject> {
         let mut closing = 0;
         let role = match packet.transport {
             Transport::Tcp => {
@@ -136,13 +165,10 @@ impl Subject {
             Transport::NeighbourSolicitation
                 if near == Near::Destination && packet.hop_limit == ON_LINK =>
             {
-                return Some(Self::solicitation(endpoint, packet.source));
+                return Some(self.solicitation(endpoint, &packet.source, Role::Opens));
             }
             Transport::NeighbourAdvertisement if near == Near::Source => {
-                return Some(Self {
-                    role: Role::Answers,
-                    ..Self::solicitation(endpoint, packet.destination)
-                });
+                return Some(self.solicitation(endpoint, &packet.destination, Role::Answers));
             }
             Transport::NeighbourSolicitation
             | Transport::NeighbourAdvertisement
@@ -152,92 +178,120 @@ impl Subject {
             | Transport::ListenerDiscovery
             | Transport::OtherIcmp => return None,
         };
-        let (local_port, remote_port, remote) = match near {
-            Near::Source => (
-                packet.source_port,
-                packet.destination_port,
-                packet.destination,
-            ),
-            Near::Destination => (packet.destination_port, packet.source_port, packet.source),
+        let (local_port, remote_port) = match near {
+            Near::Source => (packet.source_port, packet.destination_port),
+            Near::Destination => (packet.destination_port, packet.source_port),
         };
-        Some(Self {
-            key: FlowKey {
-                slot: endpoint.slot,
-                local,
-                protocol: packet.protocol,
-                // Both ends name an echo by one identifier; it stands at the pod's.
-                local_port: U16::new(local_port | packet.echo_id),
-                remote_port: U16::new(remote_port),
-                remote,
-            },
-            role,
-            closing,
-        })
+        let remote = match near {
+            Near::Source => &packet.destination,
+            Near::Destination => &packet.source,
+        };
+        self.key.slot = endpoint.slot;
+        self.key.local = local;
+        self.key.protocol = packet.protocol;
+        // Both ends name an echo by one identifier; it stands at the pod's.
+        self.key.local_port = U16::new(local_port | packet.echo_id);
+        self.key.remote_port = U16::new(remote_port);
+        self.key.remote = *remote;
+        Some(Subject { role, closing })
     }
 
-    /// The question of a neighbour for one of the pod's addresses, whichever: it goes to a
-    /// multicast address, so that the destination does not say which.
+    /// Sets the key of a neighbour's question for one of the pod's addresses, whichever: it goes to
+    /// a multicast address, so that the destination does not say which.
     ///
     /// A node asks from a global address where its end of the veth has one, as with the ptp
     /// plugin. The answer to it leaves the range in which neighbour discovery always passes
     /// (S97), but is a reply (S52); without it the node would lose its pod.
     #[inline(always)]
-    fn solicitation(endpoint: &Endpoint, remote: [u8; 16]) -> Self {
-        Self {
-            key: FlowKey {
-                slot: endpoint.slot,
-                local: LOCAL_LINK_LOCAL,
-                protocol: PROTOCOL_ICMPV6,
-                local_port: U16::ZERO,
-                // Ports of an echo are never this: a request gives no leave to send an echo.
-                remote_port: U16::new(SOLICITATION),
-                remote,
-            },
-            role: Role::Opens,
-            closing: 0,
+    fn solicitation(&mut self, endpoint: &Endpoint, remote: &[u8; 16], role: Role) -> Subject {
+        self.key.slot = endpoint.slot;
+        self.key.local = LOCAL_LINK_LOCAL;
+        self.key.protocol = PROTOCOL_ICMPV6;
+        self.key.local_port = U16::ZERO;
+        // Ports of an echo are never this: a request gives no leave to send an echo.
+        self.key.remote_port = U16::new(SOLICITATION);
+        self.key.remote = *remote;
+        Subject { role, closing: 0 }
+    }
+
+    /// A live flow of the pod's own; whether it is still allowed is [`Moment::holds`].
+    #[inline(always)]
+    pub(super) fn outbound(&self, system: &impl State, moment: Moment) -> Option<Flow> {
+        system
+            .outbound(&self.key)
+            .filter(|flow| is_live(self.key.protocol, flow, moment.now))
+    }
+
+    /// A live flow that was opened towards the pod.
+    #[inline(always)]
+    pub(super) fn inbound(&self, system: &impl State, moment: Moment) -> Option<Flow> {
+        system
+            .inbound(&self.key)
+            .filter(|flow| is_live(self.key.protocol, flow, moment.now))
+    }
+
+    #[inline(always)]
+    pub(super) fn write_outbound(&mut self, system: &impl State, flow: Flow) {
+        self.flow = flow;
+        system.set_outbound(&self.key, &self.flow);
+    }
+
+    #[inline(always)]
+    pub(super) fn write_inbound(&mut self, system: &impl State, flow: Flow) {
+        self.flow = flow;
+        system.set_inbound(&self.key, &self.flow);
+    }
+
+    /// Writes a live flow of the pod's own after one more packet, if that changes it.
+    #[inline(always)]
+    pub(super) fn touch_outbound(
+        &mut self,
+        system: &impl State,
+        flow: &Flow,
+        subject: Subject,
+        moment: Moment,
+    ) {
+        if let Some(flow) = touched(flow, subject, moment) {
+            self.write_outbound(system, flow);
         }
     }
-}
 
-/// A live flow of the pod's own; whether it is still allowed is [`Moment::holds`].
-#[inline(always)]
-pub(super) fn outbound(system: &impl State, key: &FlowKey, moment: Moment) -> Option<Flow> {
-    system
-        .outbound(key)
-        .filter(|flow| is_live(key.protocol, flow, moment.now))
-}
-
-/// A live flow that was opened towards the pod.
-#[inline(always)]
-pub(super) fn inbound(system: &impl State, key: &FlowKey, moment: Moment) -> Option<Flow> {
-    system
-        .inbound(key)
-        .filter(|flow| is_live(key.protocol, flow, moment.now))
-}
-
-/// Whether a packet of the pod answers a live inbound flow (S52), which it keeps alive.
-#[inline(always)]
-pub(super) fn answer(system: &impl State, subject: &Subject, moment: Moment) -> bool {
-    if matches!(subject.role, Role::Opens) {
-        return false;
+    /// The same of an inbound flow.
+    #[inline(always)]
+    pub(super) fn touch_inbound(
+        &mut self,
+        system: &impl State,
+        flow: &Flow,
+        subject: Subject,
+        moment: Moment,
+    ) {
+        if let Some(flow) = touched(flow, subject, moment) {
+            self.write_inbound(system, flow);
+        }
     }
-    let Some(flow) = inbound(system, &subject.key, moment) else {
-        return false;
-    };
-    // An echo reply answers one request; only requests keep an echo alive.
-    if !matches!(subject.role, Role::Answers)
-        && let Some(flow) = touched(&flow, subject.closing, moment)
-    {
-        system.set_inbound(&subject.key, &flow);
+
+    /// Whether a packet of the pod answers a live inbound flow (S52), which it keeps alive.
+    #[inline(always)]
+    pub(super) fn answer(&mut self, system: &impl State, subject: Subject, moment: Moment) -> bool {
+        if matches!(subject.role, Role::Opens) {
+            return false;
+        }
+        let Some(flow) = self.inbound(system, moment) else {
+            return false;
+        };
+        // An echo reply answers one request; only requests keep an echo alive.
+        if !matches!(subject.role, Role::Answers) {
+            self.touch_inbound(system, &flow, subject, moment);
+        }
+        true
     }
-    true
 }
 
 /// A live flow after one more packet; `None` when its entry need not be written: at most
 /// one write a second, unless the flow begins to close.
 #[inline(always)]
-pub(super) fn touched(flow: &Flow, closing: u32, moment: Moment) -> Option<Flow> {
-    let flags = flow.flags.get() | closing;
+fn touched(flow: &Flow, subject: Subject, moment: Moment) -> Option<Flow> {
+    let flags = flow.flags.get() | subject.closing;
     let changed = flags != flow.flags.get() || moment.now > flow.seen.get();
     changed.then_some(Flow {
         flags: U32::new(flags),

@@ -2,11 +2,11 @@
 
 use zerocopy::network_endian::U32;
 
-use super::flow::{self, Moment, Near, Role, Subject};
+use super::flow::{Moment, Near, Role, Subject, Tracked};
 use super::related::is_related;
-use super::{Outcome, Scratch, address};
+use super::{Outcome, Scratch};
 use crate::abi::{Endpoint, FAMILY_V4, Fragment, FragmentKey, is_link_local};
-use crate::decide::decide;
+use crate::decide::verdict;
 use crate::event::{Action, Reason};
 use crate::packet::{ETHERTYPE_ARP, Frame, PROTOCOL_IGMP, Packet, Piece, Transport};
 use crate::tables::{State, Tables};
@@ -24,9 +24,9 @@ pub fn from_pod<'a, S: State + Tables, F: Frame>(
     scratch: &'a mut Scratch,
 ) -> Outcome<'a> {
     let endpoint = system.endpoint(hook);
-    scratch.packet = Packet::unread(frame);
+    scratch.packet.begin(frame);
     let reason = match endpoint {
-        Some(endpoint) => verdict(system, endpoint, frame, scratch),
+        Some(endpoint) => look(system, endpoint, frame, scratch),
         None => Reason::NoEndpoint,
     };
     Outcome {
@@ -37,24 +37,24 @@ pub fn from_pod<'a, S: State + Tables, F: Frame>(
 }
 
 #[inline(always)]
-fn verdict<S: State + Tables, F: Frame>(
+fn look<S: State + Tables, F: Frame>(
     system: &S,
     endpoint: &Endpoint,
     frame: &F,
     scratch: &mut Scratch,
 ) -> Reason {
-    let packet = &mut scratch.packet;
     let isolated = endpoint.isolated();
     if isolated && frame.ethertype() == ETHERTYPE_ARP {
         return Reason::Neighbour;
     }
+    let packet = &mut scratch.packet;
     if !isolated && !packet.may_be_udp(frame) {
         return Reason::NotIsolated;
     }
     let read = packet.read(frame);
     if !isolated {
         if read.is_ok() && packet.transport == Transport::Udp {
-            note(system, endpoint, packet);
+            note(system, endpoint, scratch);
         }
         return Reason::NotIsolated;
     }
@@ -69,12 +69,11 @@ fn verdict<S: State + Tables, F: Frame>(
         return Reason::Spoofed;
     }
     if let Piece::Later = packet.piece {
-        return follow(system, endpoint, packet);
+        return follow(system, endpoint, scratch);
     }
     let reason = judge(system, endpoint, frame, scratch, local);
-    let packet = &scratch.packet;
-    if let (Piece::First, Action::Pass) = (packet.piece, reason.action()) {
-        lead(system, endpoint, packet);
+    if let (Piece::First, Action::Pass) = (scratch.packet.piece, reason.action()) {
+        lead(system, endpoint, scratch);
     }
     reason
 }
@@ -82,29 +81,30 @@ fn verdict<S: State + Tables, F: Frame>(
 /// Remembers a UDP flow of a pod that nothing isolates; otherwise the answers to it would look
 /// like inbound flows once a policy comes, and the policy would not cut them (S54).
 #[inline(never)]
-fn note<S: State>(system: &S, endpoint: &Endpoint, packet: &Packet) {
+fn note<S: State>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) {
+    let Scratch {
+        packet, tracked, ..
+    } = scratch;
     let Some(local) = endpoint.local(packet.family, &packet.source) else {
         return;
     };
-    let Some(subject) = Subject::of(endpoint, local, packet, Near::Source) else {
+    let Some(subject) = tracked.find(endpoint, local, packet, Near::Source) else {
         return;
     };
     let moment = Moment::of(system);
-    match flow::outbound(system, &subject.key, moment) {
+    match tracked.outbound(system, moment) {
         Some(flow) if moment.holds(endpoint, &flow) => {
-            if let Some(flow) = flow::touched(&flow, 0, moment) {
-                system.set_outbound(&subject.key, &flow);
-            }
+            tracked.touch_outbound(system, &flow, subject, moment);
             return;
         }
         Some(_) => {}
         None => {
-            if flow::answer(system, &subject, moment) {
+            if tracked.answer(system, subject, moment) {
                 return;
             }
         }
     }
-    system.set_outbound(&subject.key, &moment.begin(endpoint, &subject));
+    tracked.write_outbound(system, moment.begin(endpoint, subject));
 }
 
 /// Neighbour discovery and MLD on the link, and IGMP on the link: without them the pod has
@@ -147,8 +147,9 @@ fn is_on_link(destination: &[u8; 16]) -> bool {
 
 /// A later fragment follows its first, whatever changes meanwhile (S50).
 #[inline(never)]
-fn follow<S: State>(system: &S, endpoint: &Endpoint, packet: &Packet) -> Reason {
-    match system.fragment(&fragment_key(endpoint, packet)) {
+fn follow<S: State>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) -> Reason {
+    let key = fragment_key(endpoint, scratch);
+    match system.fragment(key) {
         Some(first) if system.now().saturating_sub(first.seen.get()) <= FRAGMENT_SECONDS => {
             Reason::Allowed
         }
@@ -158,21 +159,23 @@ fn follow<S: State>(system: &S, endpoint: &Endpoint, packet: &Packet) -> Reason 
 
 /// Lets the later fragments of an allowed first one follow.
 #[inline(never)]
-fn lead<S: State>(system: &S, endpoint: &Endpoint, packet: &Packet) {
+fn lead<S: State>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) {
     let seen = U32::new(system.now());
-    system.set_fragment(&fragment_key(endpoint, packet), &Fragment { seen });
+    system.set_fragment(fragment_key(endpoint, scratch), &Fragment { seen });
 }
 
 #[inline(always)]
-fn fragment_key(endpoint: &Endpoint, packet: &Packet) -> FragmentKey {
-    FragmentKey {
-        slot: endpoint.slot,
-        family: packet.family,
-        protocol: packet.fragment_protocol,
-        id: U32::new(packet.fragment_id),
-        source: packet.source,
-        destination: packet.destination,
-    }
+fn fragment_key<'a>(endpoint: &Endpoint, scratch: &'a mut Scratch) -> &'a FragmentKey {
+    let Scratch {
+        packet, fragment, ..
+    } = scratch;
+    fragment.slot = endpoint.slot;
+    fragment.family = packet.family;
+    fragment.protocol = packet.fragment_protocol;
+    fragment.id = U32::new(packet.fragment_id);
+    fragment.source = packet.source;
+    fragment.destination = packet.destination;
+    fragment
 }
 
 /// Steps 5 to 7 of a verdict: flows that are known, then the policy.
@@ -184,40 +187,52 @@ fn judge<S: State + Tables, F: Frame>(
     scratch: &mut Scratch,
     local: Option<u8>,
 ) -> Reason {
-    let packet = &scratch.packet;
     let moment = Moment::of(system);
+    let Scratch {
+        packet, tracked, ..
+    } = scratch;
+    if packet.transport == Transport::IcmpError {
+        if is_related(system, endpoint, moment, frame, scratch) {
+            return Reason::Related;
+        }
+        return ask(system, endpoint, scratch);
+    }
     let subject = match local {
-        Some(local) => Subject::of(endpoint, local, packet, Near::Source),
+        Some(local) => tracked.find(endpoint, local, packet, Near::Source),
         None => None,
     };
-    if let Some(subject) = &subject {
-        // Outbound first: it is the cheaper look-up, and both pass.
-        if established(system, endpoint, subject, moment) {
-            return Reason::Established;
-        }
-        if flow::answer(system, subject, moment) {
-            return Reason::Reply;
-        }
+    let Some(subject) = subject else {
+        return ask(system, endpoint, scratch);
+    };
+    // Outbound first: it is the cheaper look-up, and both pass.
+    if established(system, endpoint, tracked, subject, moment) {
+        return Reason::Established;
     }
-    if packet.transport == Transport::IcmpError
-        && is_related(system, endpoint, moment, frame, scratch)
+    if tracked.answer(system, subject, moment) {
+        return Reason::Reply;
+    }
+    let reason = ask(system, endpoint, scratch);
+    if let Reason::Allowed = reason
+        && !matches!(subject.role, Role::Answers)
     {
-        return Reason::Related;
+        scratch
+            .tracked
+            .write_outbound(system, moment.begin(endpoint, subject));
     }
-    let packet = &scratch.packet;
-    let reason = decide(
-        system,
-        endpoint,
-        &address(packet.family, packet.destination),
+    reason
+}
+
+/// Step 7: the policy's verdict.
+#[inline(always)]
+fn ask<S: State + Tables>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) -> Reason {
+    let Scratch { packet, target, .. } = scratch;
+    target.set(
+        packet.family,
+        &packet.destination,
         packet.protocol,
         packet.destination_port,
     );
-    if let (Reason::Allowed, Some(subject)) = (reason, &subject)
-        && !matches!(subject.role, Role::Answers)
-    {
-        system.set_outbound(&subject.key, &moment.begin(endpoint, subject));
-    }
-    reason
+    verdict(system, endpoint, target)
 }
 
 /// Whether the packet belongs to a flow of the pod's own on which the verdict still holds.
@@ -225,13 +240,14 @@ fn judge<S: State + Tables, F: Frame>(
 fn established<S: State>(
     system: &S,
     endpoint: &Endpoint,
-    subject: &Subject,
+    tracked: &mut Tracked,
+    subject: Subject,
     moment: Moment,
 ) -> bool {
     if matches!(subject.role, Role::Answers) {
         return false;
     }
-    let Some(flow) = flow::outbound(system, &subject.key, moment) else {
+    let Some(flow) = tracked.outbound(system, moment) else {
         return false;
     };
     // A port is used again: the new connection gets its own verdict and its own entry.
@@ -239,8 +255,6 @@ fn established<S: State>(
     if reopened || !moment.holds(endpoint, &flow) {
         return false;
     }
-    if let Some(flow) = flow::touched(&flow, subject.closing, moment) {
-        system.set_outbound(&subject.key, &flow);
-    }
+    tracked.touch_outbound(system, &flow, subject, moment);
     true
 }

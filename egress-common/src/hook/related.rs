@@ -2,12 +2,12 @@
 
 use zerocopy::network_endian::U16;
 
-use super::flow::{self, Moment};
-use super::{Scratch, address};
-use crate::abi::{Endpoint, FlowKey};
-use crate::decide::decide;
+use super::Scratch;
+use super::flow::Moment;
+use crate::abi::Endpoint;
+use crate::decide::verdict;
 use crate::event::Action;
-use crate::packet::{Frame, Quote, Transport};
+use crate::packet::{Frame, Transport};
 use crate::tables::{State, Tables};
 
 /// Whether an ICMP error of the pod is about a packet that was sent to it on a live inbound flow,
@@ -23,8 +23,13 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
     frame: &F,
     scratch: &mut Scratch,
 ) -> bool {
-    let Scratch { packet, quote } = scratch;
-    *quote = Quote::unread();
+    let Scratch {
+        packet,
+        quote,
+        tracked,
+        target,
+        ..
+    } = scratch;
     if !quote.read(frame, packet) {
         return false;
     }
@@ -34,40 +39,32 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
     let Some(local) = endpoint.local(packet.family, &quote.destination) else {
         return false;
     };
-    let key = key(endpoint, local, quote);
+    // The quoted packet was sent to the pod.
+    tracked.key.slot = endpoint.slot;
+    tracked.key.local = local;
+    tracked.key.protocol = quote.protocol;
+    tracked.key.local_port = U16::new(quote.destination_port);
+    tracked.key.remote_port = U16::new(quote.source_port);
+    tracked.key.remote = quote.source;
     // A quoted echo request was sent to the pod by another, a quoted reply answers the pod's.
-    if quote.echo != Transport::EchoReply && flow::inbound(system, &key, moment).is_some() {
+    if quote.echo != Transport::EchoReply && tracked.inbound(system, moment).is_some() {
         return true;
     }
     if quote.echo == Transport::EchoRequest {
         return false;
     }
-    match flow::outbound(system, &key, moment) {
+    match tracked.outbound(system, moment) {
         None => false,
         Some(flow) if moment.holds(endpoint, &flow) => true,
         Some(_) => {
-            let remote = address(packet.family, key.remote);
-            let reason = decide(
-                system,
-                endpoint,
-                &remote,
-                key.protocol,
-                key.remote_port.get(),
+            target.set(
+                packet.family,
+                &quote.source,
+                quote.protocol,
+                quote.source_port,
             );
+            let reason = verdict(system, endpoint, target);
             matches!(reason.action(), Action::Pass)
         }
-    }
-}
-
-/// The flow of a quoted packet that was sent to the pod's address `local`.
-#[inline(always)]
-fn key(endpoint: &Endpoint, local: u8, quote: &Quote) -> FlowKey {
-    FlowKey {
-        slot: endpoint.slot,
-        local,
-        protocol: quote.protocol,
-        local_port: U16::new(quote.destination_port),
-        remote_port: U16::new(quote.source_port),
-        remote: quote.source,
     }
 }

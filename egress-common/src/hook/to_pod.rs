@@ -1,9 +1,9 @@
 //! What is sent to a pod.
 
 use super::Scratch;
-use super::flow::{self, Moment, Near, Role, Subject};
+use super::flow::{Moment, Near, Role};
 use crate::abi::LOCAL_LINK_LOCAL;
-use crate::packet::{Frame, Packet, Transport};
+use crate::packet::{Frame, Transport};
 use crate::tables::State;
 
 /// Remembers what is opened towards a pod, whether a policy isolates it or not: isolating it
@@ -13,8 +13,10 @@ pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mu
     let Some(endpoint) = system.endpoint(hook) else {
         return;
     };
-    let packet = &mut scratch.packet;
-    *packet = Packet::unread(frame);
+    let Scratch {
+        packet, tracked, ..
+    } = scratch;
+    packet.begin(frame);
     if packet.read(frame).is_err() {
         return;
     }
@@ -24,7 +26,7 @@ pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mu
         None if packet.transport == Transport::NeighbourSolicitation => LOCAL_LINK_LOCAL,
         None => return,
     };
-    let Some(subject) = Subject::of(endpoint, local, packet, Near::Destination) else {
+    let Some(subject) = tracked.find(endpoint, local, packet, Near::Destination) else {
         return;
     };
     // An answer to an echo of the pod's.
@@ -35,29 +37,23 @@ pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mu
     if matches!(subject.role, Role::Opens) {
         let flow = moment.begin_inbound();
         // At most one write a second.
-        if system.inbound(&subject.key) != Some(flow) {
-            system.set_inbound(&subject.key, &flow);
+        if system.inbound(&tracked.key) != Some(flow) {
+            tracked.write_inbound(system, flow);
         }
         return;
     }
-    if let Some(flow) = flow::inbound(system, &subject.key, moment) {
-        if let Some(flow) = flow::touched(&flow, subject.closing, moment) {
-            system.set_inbound(&subject.key, &flow);
-        }
+    if let Some(flow) = tracked.inbound(system, moment) {
+        tracked.touch_inbound(system, &flow, subject, moment);
         return;
     }
     if !matches!(subject.role, Role::Either) {
         return;
     }
-    match flow::outbound(system, &subject.key, moment) {
+    match tracked.outbound(system, moment) {
         // An answer to what the pod opened. It keeps that flow alive, whatever the policy says of
         // it now: a flow that a policy cut must not become an inbound one because the other side
         // goes on sending (S54).
-        Some(flow) => {
-            if let Some(flow) = flow::touched(&flow, 0, moment) {
-                system.set_outbound(&subject.key, &flow);
-            }
-        }
-        None => system.set_inbound(&subject.key, &moment.begin_inbound()),
+        Some(flow) => tracked.touch_outbound(system, &flow, subject, moment),
+        None => tracked.write_inbound(system, moment.begin_inbound()),
     }
 }

@@ -39,20 +39,17 @@ pub struct Quote {
 }
 
 impl Quote {
-    /// What is known before any of it is read.
-    #[inline(always)]
-    pub fn unread() -> Self {
-        Self {
-            source: [0; 16],
-            destination: [0; 16],
-            transport_at: 0,
-            source_port: 0,
-            destination_port: 0,
-            echo: Transport::None,
-            protocol: 0,
-            chain: ipv6::Chain::START,
-        }
-    }
+    /// Of no packet.
+    pub const EMPTY: Self = Self {
+        source: [0; 16],
+        destination: [0; 16],
+        transport_at: 0,
+        source_port: 0,
+        destination_port: 0,
+        echo: Transport::None,
+        protocol: 0,
+        chain: ipv6::Chain::START,
+    };
 
     /// Reads what the ICMP error in `packet` quotes. False when the packet is no ICMP error, or
     /// the quote names no flow: a protocol without ports, a later fragment, too short.
@@ -73,6 +70,7 @@ impl Quote {
             return None;
         }
         let Chunk([a, b, c, d, e, f, _, _]) = frame.load::<8>(self.transport_at)?;
+        self.echo = Transport::None;
         if has_ports(self.protocol) {
             self.source_port = u16::from_be_bytes([a, b]);
             self.destination_port = u16::from_be_bytes([c, d]);
@@ -84,6 +82,7 @@ impl Quote {
         ) {
             return None;
         }
+        self.source_port = 0;
         self.destination_port = u16::from_be_bytes([e, f]);
         self.echo = icmp(packet.family, a);
         matches!(self.echo, Transport::EchoRequest | Transport::EchoReply).then_some(())

@@ -12,7 +12,7 @@ use crate::frames::{Frame, SYN, TCP, UDP, icmp, icmp_of, ip, tcp, udp};
 use crate::world::{HOOK, PAIRS, PEER4, POD4, World, address};
 
 fn look<T>(world: &World, frame: &Frame, look: impl FnOnce(&Outcome<'_>) -> T) -> T {
-    let mut scratch = Scratch::new();
+    let mut scratch = Scratch::EMPTY;
     look(&hook::from_pod(
         world,
         HOOK,

@@ -15,7 +15,7 @@ use crate::world::{HOOK, OTHER4, OTHER6, PAIRS, PEER4, PEER6, POD4, POD6, World,
 fn a_hook_without_an_endpoint_passes_everything() {
     let world = World::isolated();
     let frame = ip(POD4.into(), PEER4.into(), TCP, tcp(1, 2, SYN));
-    let mut scratch = Scratch::new();
+    let mut scratch = Scratch::EMPTY;
     let outcome = hook::from_pod(&world, HOOK + 1, &frame.as_bytes(), &mut scratch);
     assert_eq!(outcome.reason, Reason::NoEndpoint);
     assert!(outcome.endpoint.is_none());

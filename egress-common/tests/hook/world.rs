@@ -189,13 +189,13 @@ impl World {
 
     /// What from-pod says of a frame.
     pub(crate) fn send(&self, frame: &Frame) -> Reason {
-        let mut scratch = Scratch::new();
+        let mut scratch = Scratch::EMPTY;
         hook::from_pod(self, HOOK, &frame.as_bytes(), &mut scratch).reason
     }
 
     /// A frame for the pod.
     pub(crate) fn deliver(&self, frame: &Frame) {
-        hook::to_pod(self, HOOK, &frame.as_bytes(), &mut Scratch::new());
+        hook::to_pod(self, HOOK, &frame.as_bytes(), &mut { Scratch::EMPTY });
     }
 
     /// From the pod to a peer.
