@@ -1,0 +1,393 @@
+//! The programs, loaded, with small tables.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{
+    Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, RingBuf,
+};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
+use egress_common::abi::{
+    Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
+    FRONTEND_ALLOW, FrontendKey, HookKey, PORTS_FIRST, PORTS_FIXED_BITS, PORTS_PRESENT, PortsData,
+    RulesetClass, RulesetFrontend,
+};
+use egress_common::event::{Reason, Record};
+use zerocopy::network_endian::U32;
+use zerocopy::{FromBytes as _, Immutable, IntoBytes};
+
+use crate::frames::{ACK, Ethernet, POD6, SYN, TCP, tcp};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
+
+/// Test runs happen on the loopback interface unless told otherwise.
+const LOOPBACK: u64 = 1;
+const RULESET: u32 = 1;
+pub(crate) const SLOT: u16 = 2;
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
+pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const RING_BYTES: u32 = 64 << 10;
+
+/// `BPF_F_NO_PREALLOC`
+const NO_PREALLOC: u32 = 1;
+/// `BPF_MAP_TYPE_LRU_HASH`
+const LRU_HASH: u32 = 9;
+
+/// Offsets in `struct __sk_buff`, an interface of the kernel that does not change.
+mod sk_buff {
+    pub(super) const SIZE: usize = 192;
+    pub(super) const GSO_SEGS: usize = 164;
+    pub(super) const GSO_SIZE: usize = 176;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Pass,
+    Drop,
+}
+
+type Trie<const N: usize> = LpmTrie<MapData, [u8; N], [u8; 4]>;
+
+pub(crate) struct Machine {
+    ebpf: Ebpf,
+    v4: Trie<4>,
+    v6: Trie<16>,
+    /// Kept open; the kernel's table holds it too.
+    _inbound: MapData,
+    hook: u64,
+    generation: u32,
+    config: Config,
+    next_ports: u32,
+    next_class: u32,
+}
+
+fn raw<const N: usize>(value: &(impl IntoBytes + Immutable)) -> [u8; N] {
+    value.as_bytes().try_into().unwrap()
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        Self::with_clock(true)
+    }
+
+    pub(crate) fn with_clock(coarse: bool) -> Self {
+        let coarse = u8::from(coarse);
+        let mut loader = EbpfLoader::new();
+        loader.override_global("COARSE_CLOCK", &coarse, true);
+        for (map, entries) in [
+            ("ENDPOINTS", 16),
+            ("FLOWS", 1024),
+            ("COUNTERS", 128),
+            ("EVENTS", RING_BYTES),
+        ] {
+            loader.map_max_entries(map, entries);
+        }
+        let mut ebpf = loader.load(OBJECT).unwrap();
+        for name in ["from_pod", "to_pod", "empty"] {
+            program(&mut ebpf, name).load().unwrap();
+        }
+        let v4 = Trie::create(1024, NO_PREALLOC).unwrap();
+        let v6 = Trie::create(1024, NO_PREALLOC).unwrap();
+        let inbound = aya_obj::Map::new_from_params(LRU_HASH, 24, 16, 256, 0);
+        let inbound = MapData::create(inbound, "inbound", None).unwrap();
+        let outer = ebpf.map_mut("RULESET_CIDRS_V4").unwrap();
+        let mut outer: ArrayOfMaps<_, Trie<4>> = outer.try_into().unwrap();
+        outer.set(RULESET, &v4, 0).unwrap();
+        let outer = ebpf.map_mut("RULESET_CIDRS_V6").unwrap();
+        let mut outer: ArrayOfMaps<_, Trie<16>> = outer.try_into().unwrap();
+        outer.set(RULESET, &v6, 0).unwrap();
+        let outer = ebpf.map_mut("INBOUND").unwrap();
+        let mut outer: ArrayOfMaps<_, MapData> = outer.try_into().unwrap();
+        outer.set(u32::from(SLOT), &inbound, 0).unwrap();
+        Self {
+            ebpf,
+            v4,
+            v6,
+            _inbound: inbound,
+            hook: LOOPBACK,
+            generation: 0,
+            config: Config::default(),
+            next_ports: PORTS_FIRST,
+            next_class: 1,
+        }
+    }
+
+    /// A policy isolates the pod.
+    pub(crate) fn isolate(&mut self) {
+        self.flip(ENDPOINT_ISOLATED | ENDPOINT_SPOOF_CHECK);
+    }
+
+    /// No policy does.
+    pub(crate) fn open(&mut self) {
+        self.flip(ENDPOINT_SPOOF_CHECK);
+    }
+
+    fn flip(&mut self, flags: u32) {
+        self.generation += 1;
+        let mut v4 = [[0; 4]; ENDPOINT_ADDRESSES];
+        v4[0] = POD.octets();
+        let mut v6 = [[0; 16]; ENDPOINT_ADDRESSES];
+        v6[0] = POD6.octets();
+        let endpoint = Endpoint {
+            ruleset: RULESET.into(),
+            generation: self.generation.into(),
+            flags: flags.into(),
+            slot: SLOT.into(),
+            v4_len: 1,
+            v6_len: 1,
+            v4,
+            v6,
+        };
+        let key = HookKey {
+            hook: self.hook.into(),
+        };
+        self.insert::<8, 96>("ENDPOINTS", &key, &endpoint);
+    }
+
+    fn insert<const K: usize, const V: usize>(
+        &mut self,
+        map: &str,
+        key: &(impl IntoBytes + Immutable),
+        value: &(impl IntoBytes + Immutable),
+    ) {
+        let map = self.ebpf.map_mut(map).unwrap();
+        let mut map: HashMap<_, [u8; K], [u8; V]> = map.try_into().unwrap();
+        map.insert(raw::<K>(key), raw::<V>(value), 0).unwrap();
+    }
+
+    pub(crate) fn allow_block(&mut self, network: Ipv4Addr, prefix: u32, protocol: u8, port: u16) {
+        let ports = self.intern(protocol, port);
+        let key = Key::new(prefix, network.octets());
+        self.v4.insert(&key, raw::<4>(&U32::new(ports)), 0).unwrap();
+    }
+
+    pub(crate) fn allow_block6(&mut self, network: Ipv6Addr, prefix: u32, protocol: u8, port: u16) {
+        let ports = self.intern(protocol, port);
+        let key = Key::new(prefix, network.octets());
+        self.v6.insert(&key, raw::<4>(&U32::new(ports)), 0).unwrap();
+    }
+
+    pub(crate) fn forget_block(&mut self, network: Ipv4Addr, prefix: u32) {
+        self.v4.remove(&Key::new(prefix, network.octets())).unwrap();
+    }
+
+    /// A new set with one port.
+    fn intern(&mut self, protocol: u8, port: u16) -> u32 {
+        self.next_ports += 1;
+        self.add_ports(protocol, port, 16);
+        self.next_ports
+    }
+
+    /// More ports of the set made last: those that share so many leading bits.
+    pub(crate) fn add_ports(&mut self, protocol: u8, port: u16, bits: u32) {
+        let map = self.ebpf.map_mut("PORTS").unwrap();
+        let mut map: LpmTrie<_, [u8; 7], u8> = map.try_into().unwrap();
+        let data = PortsData {
+            ports: self.next_ports.into(),
+            protocol,
+            port: port.into(),
+        };
+        let key = Key::new(PORTS_FIXED_BITS + bits, raw::<7>(&data));
+        map.insert(&key, PORTS_PRESENT, 0).unwrap();
+    }
+
+    pub(crate) fn allow_class(&mut self, peer: IpAddr, protocol: u8, port: u16) {
+        self.next_class += 1;
+        let class = self.next_class;
+        let ports = self.intern(protocol, port);
+        self.insert::<20, 4>("PEERS", &address(peer), &U32::new(class));
+        let key = RulesetClass {
+            ruleset: RULESET.into(),
+            class: class.into(),
+        };
+        self.insert::<8, 4>("RULESET_CLASSES", &key, &U32::new(ports));
+    }
+
+    pub(crate) fn frontend(&mut self, at: IpAddr, protocol: u8, port: u16, allowed: bool) {
+        let Address { bytes, family, .. } = address(at);
+        let key = FrontendKey {
+            address: bytes,
+            family,
+            protocol,
+            port: port.into(),
+        };
+        let frontend = u32::from(port);
+        self.insert::<20, 4>("FRONTENDS", &key, &U32::new(frontend));
+        if allowed {
+            let key = RulesetFrontend {
+                ruleset: RULESET.into(),
+                frontend: frontend.into(),
+            };
+            self.insert::<8, 4>("RULESET_FRONTENDS", &key, &U32::new(FRONTEND_ALLOW));
+        }
+    }
+
+    pub(crate) fn next_epoch(&mut self) {
+        self.config.epoch += 1;
+        self.write_config();
+    }
+
+    pub(crate) fn events_per_second(&mut self, count: u32) {
+        self.config.events_per_second = count.into();
+        self.write_config();
+    }
+
+    fn write_config(&mut self) {
+        let map = self.ebpf.map_mut("CONFIG").unwrap();
+        let mut map: Array<_, [u8; 12]> = map.try_into().unwrap();
+        map.set(0, raw::<12>(&self.config), 0).unwrap();
+    }
+
+    /// Has the pod send a frame.
+    pub(crate) fn send(&mut self, frame: &Ethernet) -> Verdict {
+        self.run("from_pod", frame, None, 1).0
+    }
+
+    /// The same, so many times.
+    pub(crate) fn send_repeatedly(&mut self, frame: &Ethernet, count: u32) {
+        self.run("from_pod", frame, None, count);
+    }
+
+    /// The same, of a frame that the device will segment.
+    pub(crate) fn send_gso(&mut self, frame: &Ethernet, segments: u32, size: u32) -> Verdict {
+        let mut context = [0; sk_buff::SIZE];
+        put(&mut context, sk_buff::GSO_SEGS, segments);
+        put(&mut context, sk_buff::GSO_SIZE, size);
+        self.run("from_pod", frame, Some(&context), 1).0
+    }
+
+    /// Attaches the program to an interface, whose endpoint is the pod from then on. The link ends with
+    /// the machine.
+    pub(crate) fn attach(&mut self, interface: &str, index: u32) {
+        self.hook = index.into();
+        self.isolate();
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        program(&mut self.ebpf, "from_pod")
+            .attach_with_options(interface, TcAttachType::Ingress, options)
+            .unwrap();
+    }
+
+    /// Has a frame arrive for the pod, which drops nothing.
+    pub(crate) fn deliver(&mut self, frame: &Ethernet) {
+        assert_eq!(self.run("to_pod", frame, None, 1).0, Verdict::Pass);
+    }
+
+    /// Nanoseconds a frame.
+    pub(crate) fn cost(&mut self, name: &str, frame: &Ethernet, repeat: u32) -> u128 {
+        self.run(name, frame, None, repeat).1.as_nanos()
+    }
+
+    /// Nanoseconds a frame of flows that are not known: every source port once.
+    pub(crate) fn cost_of_new_flows(&mut self, count: u32) -> u128 {
+        let mut spent = Duration::ZERO;
+        for flow in 0..count {
+            let [port @ .., _, _] = (flow << 8).to_be_bytes();
+            let port = u16::from_be_bytes(port);
+            let port = port.wrapping_add(u16::try_from(flow % 65_536).unwrap());
+            let flags = if flow % 2 == 0 { SYN } else { SYN | ACK };
+            let frame = Ethernet::v4(POD, PEER, TCP, tcp(port, 443, flags));
+            spent += self.run("from_pod", &frame, None, 1).1;
+        }
+        (spent / count).as_nanos()
+    }
+
+    fn run(
+        &mut self,
+        name: &str,
+        frame: &Ethernet,
+        context: Option<&[u8]>,
+        repeat: u32,
+    ) -> (Verdict, Duration) {
+        let result = program(&mut self.ebpf, name)
+            .test_run(TestRunOptions {
+                data_in: Some(&frame.0),
+                ctx_in: context,
+                repeat,
+                ..TestRunOptions::default()
+            })
+            .unwrap();
+        let verdict = match result.return_value.cast_signed() {
+            -1 => Verdict::Pass,
+            2 => Verdict::Drop,
+            other => unreachable!("{name} returned {other}"),
+        };
+        (verdict, result.duration)
+    }
+
+    pub(crate) fn verified_instructions(&mut self, name: &str) -> u32 {
+        let info = program(&mut self.ebpf, name).info().unwrap();
+        info.verified_instruction_count().unwrap()
+    }
+
+    /// Packets and bytes dropped for a reason, over all CPUs, protocols and families.
+    pub(crate) fn dropped(&self, reason: Reason) -> (u64, u64) {
+        let map = self.ebpf.map("COUNTERS").unwrap();
+        let map: PerCpuHashMap<_, [u8; 8], [u64; 2]> = map.try_into().unwrap();
+        let mut sum = (0, 0);
+        for entry in &map {
+            let (key, values) = entry.unwrap();
+            assert_eq!(key[..2], SLOT.to_be_bytes());
+            if key[2] == reason.number() {
+                for [packets, bytes] in values.iter() {
+                    sum = (sum.0 + packets, sum.1 + bytes);
+                }
+            }
+        }
+        sum
+    }
+
+    /// Packets and bytes that passed, of a family.
+    pub(crate) fn allowed(&self, family: u8) -> (u64, u64) {
+        let map = self.ebpf.map("ALLOWED").unwrap();
+        let map: PerCpuArray<_, [u64; 2]> = map.try_into().unwrap();
+        let index = u32::from(SLOT) * 2 + u32::from(family == 6);
+        let values = map.get(&index, 0).unwrap();
+        values
+            .iter()
+            .fold((0, 0), |sum, value| (sum.0 + value[0], sum.1 + value[1]))
+    }
+
+    /// Events lost to the budget, and to a full ring buffer.
+    pub(crate) fn lost(&self) -> [u64; 2] {
+        let map = self.ebpf.map("EVENTS_LOST").unwrap();
+        let map: PerCpuArray<_, u64> = map.try_into().unwrap();
+        [0, 1].map(|index| map.get(&index, 0).unwrap().iter().sum())
+    }
+
+    /// Takes what is in the ring buffer.
+    pub(crate) fn events(&mut self) -> Vec<Record> {
+        let map = self.ebpf.map_mut("EVENTS").unwrap();
+        let mut ring = RingBuf::try_from(map).unwrap();
+        let mut records = Vec::new();
+        while let Some(item) = ring.next() {
+            records.push(Record::read_from_bytes(&item).unwrap());
+        }
+        records
+    }
+}
+
+/// Budgets are of whole seconds: waits for one to begin.
+pub(crate) fn at_the_start_of_a_second() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let left = 1_000_000_000 - u64::try_from(now.tv_nsec).unwrap();
+    // The coarse clock is up to a tick late.
+    std::thread::sleep(Duration::from_nanos(left) + Duration::from_millis(20));
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
+    ebpf.program_mut(name).unwrap().try_into().unwrap()
+}
+
+fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
+    }
+}
+
+fn put(context: &mut [u8], at: usize, value: u32) {
+    context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+}
