@@ -305,6 +305,7 @@ fn no_label_names_a_destination() {
         }
         for (name, labels, value) in [
             ("egress_pods", &[("state", "isolated")][..], 1.0),
+            ("egress_bpf_map_entries", &[("map", "ENDPOINTS")], 1.0),
             (
                 "egress_policies",
                 &[("kind", "NetworkPolicy"), ("state", "enforced")],

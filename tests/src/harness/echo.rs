@@ -8,11 +8,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::NetNs;
 
 /// How long a server may go on after its [`Echo`] was dropped.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Room for some 20,000 small datagrams, seconds of a [`super::Load`].
+const BUFFER: usize = 16 << 20;
 
 /// A running server; dropping it stops it.
 #[derive(Debug)]
@@ -55,6 +59,8 @@ impl Echo {
             UdpSocket::bind(address).with_context(|| format!("listening on {address}/UDP"))
         })?;
         socket.set_read_timeout(Some(TICK))?;
+        // A reader that has to wait for a processor must not look like a cut.
+        set_socket_recv_buffer_size_force(&socket, BUFFER)?;
         let echo = Self {
             stop: Arc::default(),
             received: Arc::default(),

@@ -94,8 +94,12 @@ pub fn on_world(test: impl FnOnce(&mut World) -> Result<()>) {
         }
     });
     if let Err(error) = result {
+        let status = match world.agent.status(&world.host) {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
         panic!(
-            "{error:#}\n--- end of the agent's log ---\n{}",
+            "{error:#}\n--- status ---\n{status}\n--- end of the agent's log ---\n{}",
             world.agent.log_tail()
         );
     }
