@@ -123,6 +123,14 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     }
 }
 
+/// Waits until `due`; for ever when there is none.
+async fn at(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The state of the one task.
 struct Agent {
     settings: Settings,
@@ -173,7 +181,12 @@ impl Agent {
         mut changes: Changes,
         mut questions: mpsc::Receiver<Request>,
     ) {
+        // A point in time, not a span: whatever else keeps the task busy must not put it off.
+        let mut due: Option<tokio::time::Instant> = None;
         loop {
+            due = self
+                .retry
+                .then(|| due.unwrap_or_else(|| tokio::time::Instant::now() + RETRY));
             tokio::select! {
                 change = manifests.next() => {
                     let seen = Instant::now();
@@ -185,7 +198,10 @@ impl Agent {
                 }
                 () = changes.changed() => self.look(),
                 Some(question) = questions.recv() => self.answer(question),
-                () = tokio::time::sleep(RETRY), if self.retry => self.reconcile(Instant::now()),
+                () = at(due) => {
+                    due = None;
+                    self.reconcile(Instant::now());
+                }
             }
         }
     }
