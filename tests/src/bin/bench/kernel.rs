@@ -57,9 +57,9 @@ pub(crate) fn stay_on_this_cpu() -> Result<usize> {
 /// Runs a tc program `repeat` times on one frame, whose mark is `mark` at first. Whatever the
 /// program does to frame and mark is what the next run finds.
 ///
-/// The time is the thread's processor time over the whole call, divided: the kernel's own
-/// `duration` is cut to whole nanoseconds, a twentieth of what the empty program costs, and counts
-/// the time of whoever interrupts. What the call costs beside its runs is a few microseconds.
+/// The time is the thread's processor time over the whole call, divided. It agrees with the
+/// kernel's own `duration`, which is cut to whole nanoseconds: a twentieth of what the empty program
+/// costs. What the call takes beside its runs, a few microseconds, is lost among them.
 pub(crate) fn test_run(program: impl AsFd, frame: &[u8], repeat: u32, mark: u32) -> Result<Ran> {
     // The start of __sk_buff: length, packet type, mark.
     let context = [0, 0, mark];

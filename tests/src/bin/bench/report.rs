@@ -236,7 +236,7 @@ fn parse(text: &str) -> Result<BTreeMap<String, f64>> {
 /// A line of the table, in at most 100 columns.
 fn row(cells: [&str; 6]) -> String {
     let [name, ns, ratio, spread, peer, before] = cells;
-    let row = format!("{name:<52}{ns:>8}{ratio:>9}{spread:>13}{peer:>9}{before:>9}");
+    let row = format!("{name:<52}{ns:>7}{ratio:>8}{spread:>12}{peer:>11}{before:>9}");
     row.trim_end().to_owned()
 }
 
