@@ -15,6 +15,7 @@ use aya::sys::SyscallError;
 use rustix::net::{AddressFamily, SocketType};
 
 use super::error::AttachError;
+use super::sys;
 use crate::pods::HostInterface;
 
 /// Filters at this priority run before those of others, who rarely choose 1.
@@ -103,11 +104,7 @@ pub(super) fn detach(
             interface: interface.name.clone(),
             source,
         };
-        match fs::remove_file(pin(pins, interface.index, hook)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error.into())),
-        }
+        unpin(&pin(pins, interface.index, hook)).map_err(|e| failed(e.into()))?;
         if technique == Technique::Clsact
             && let Ok(link) =
                 SchedClassifierLink::attached(&interface.name, hook.side, PRIORITY, HANDLE, None)
@@ -153,13 +150,24 @@ pub(super) fn pinned(pins: &Path) -> io::Result<Vec<u32>> {
 
 /// Removes the pins of an interface that is gone.
 pub(super) fn forget(pins: &Path, index: u32) -> io::Result<()> {
-    for hook in &HOOKS {
-        match fs::remove_file(pin(pins, index, hook)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+    HOOKS
+        .iter()
+        .rev()
+        .try_for_each(|hook| unpin(&pin(pins, index, hook)))
+}
+
+/// Detaches a pinned link and removes the pin; one that is not there is gone already.
+fn unpin(pin: &Path) -> io::Result<()> {
+    match sys::detach_pinned_link(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // The device is gone, and took what was attached along.
+        Err(error) => tracing::debug!(%error, pin = %pin.display(), "detaching a link"),
+        Ok(()) => {}
     }
-    Ok(())
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 fn pin(pins: &Path, index: u32, hook: &Hook) -> PathBuf {

@@ -3,8 +3,11 @@
 
 #![expect(unsafe_code, reason = "raw system calls")]
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
@@ -41,7 +44,7 @@ pub(super) fn update_batch(
     batch.count = count;
     batch.map_fd = fd(map.as_fd());
     match call(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr) {
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
         Err(error) => {
             // SAFETY: as above; the kernel wrote back how many entries it took.
             let written = unsafe { attr.batch.count };
@@ -59,7 +62,25 @@ pub(super) fn update_one(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result
     element.map_fd = fd(map.as_fd());
     element.key = address(key);
     element.__bindgen_anon_1.value = address(value);
-    call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)
+    call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// `BPF_LINK_DETACH` (5.9) of a pinned link: what it attached is gone when this returns. Without it
+/// the link goes with its last reference, some time after the pin is removed, and until then the
+/// interface refuses the same program.
+pub(super) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    // SAFETY: the fourth member of the union is the one BPF_OBJ_GET reads, and any bytes are a value
+    // of it.
+    let object = unsafe { &mut attr.__bindgen_anon_4 };
+    object.pathname = address(path.as_bytes_with_nul());
+    let number = call(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+    let link = unsafe { OwnedFd::from_raw_fd(number) };
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = fd(link.as_fd());
+    call(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
 fn fd(fd: BorrowedFd<'_>) -> u32 {
@@ -76,7 +97,8 @@ fn zeroed() -> bpf_attr {
     unsafe { std::mem::zeroed() }
 }
 
-fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
+/// Returns what the command does: a descriptor, or 0.
+fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
     let command = command as u32;
     // SAFETY: `attr` is a bpf_attr of the size given; the pointers in it were made from live slices
@@ -92,5 +114,5 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(())
+    i32::try_from(result).map_err(io::Error::other)
 }
