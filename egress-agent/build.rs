@@ -70,6 +70,8 @@ fn build() -> Result<()> {
     let linker = Linker::find(&out).with_context(|| missing("no bpf-linker"))?;
     linker.put_on_path()?;
     if let Compiler::System = compiler {
+        // Without rustup aya-build takes the first cargo and rustc on PATH.
+        put_on_path(&Path::new(SYSTEM).join("bin"));
         // SAFETY: no thread was started yet. Only this process and the cargo that it starts see
         // the variable; the rest of the workspace is built without it.
         unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
@@ -173,15 +175,19 @@ impl Linker {
     /// rustc looks for the linker of the BPF target by its name.
     fn put_on_path(&self) -> Result<()> {
         let folder = self.program.parent().context("bpf-linker has no folder")?;
-        let path = before([folder.to_path_buf()], env::var_os("PATH"));
-        // SAFETY: no thread was started yet.
-        unsafe { env::set_var("PATH", path) };
+        put_on_path(folder);
         if !self.libraries.is_empty() {
             // SAFETY: no thread was started yet.
             unsafe { env::set_var("LD_LIBRARY_PATH", &self.libraries) };
         }
         Ok(())
     }
+}
+
+fn put_on_path(folder: &Path) {
+    let path = before([folder.to_path_buf()], env::var_os("PATH"));
+    // SAFETY: no thread was started yet.
+    unsafe { env::set_var("PATH", path) };
 }
 
 /// A search path with folders put in front.

@@ -10,7 +10,7 @@
 //! version are left alone and a new folder is used.
 
 use zerocopy::network_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
 
 /// Version of the layouts in this module; names the folder of the pins.
 pub const ABI_VERSION: u32 = 1;
@@ -460,6 +460,40 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
 };
 
+// The keys below are made of whole words. The kernel hashes them in words, and a word that was
+// just stored in parts has to wait for the stores.
+
+impl FlowKey {
+    /// A key of its parts.
+    #[inline(always)]
+    pub fn new(
+        slot: U16,
+        (local, protocol): (u8, u8),
+        (local_port, remote_port): (u16, u16),
+        remote: &[u8; 16],
+    ) -> Self {
+        let [a, b] = slot.to_bytes();
+        let [c, d] = local_port.to_be_bytes();
+        let [e, f] = remote_port.to_be_bytes();
+        let head = u64::from_ne_bytes([a, b, local, protocol, c, d, e, f]);
+        let remote: [u64; 2] = transmute!(*remote);
+        let [high, low] = remote;
+        transmute!([head, high, low])
+    }
+}
+
+impl FrontendKey {
+    /// A key of its parts.
+    #[inline(always)]
+    pub fn new(address: &[u8; 16], family: u8, protocol: u8, port: u16) -> Self {
+        let [a, b] = port.to_be_bytes();
+        let tail = u32::from_ne_bytes([family, protocol, a, b]);
+        let address: [u32; 4] = transmute!(*address);
+        let [first, second, third, fourth] = address;
+        transmute!([first, second, third, fourth, tail])
+    }
+}
+
 impl Endpoint {
     /// Whether a policy isolates it.
     pub fn isolated(&self) -> bool {
@@ -524,13 +558,9 @@ impl CounterKey {
             (FAMILY_V4 | FAMILY_V6, 6 | 17 | 132) => protocol,
             _ => 0,
         };
-        Self {
-            slot,
-            reason,
-            protocol,
-            family,
-            reserved: [0; 3],
-        }
+        let [a, b] = slot.to_bytes();
+        let word = u64::from_ne_bytes([a, b, reason, protocol, family, 0, 0, 0]);
+        transmute!(word)
     }
 }
 

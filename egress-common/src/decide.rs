@@ -48,10 +48,7 @@ impl Target {
 
     #[inline(always)]
     pub(crate) fn set(&mut self, family: u8, destination: &[u8; 16], protocol: u8, port: u16) {
-        self.frontend.address = *destination;
-        self.frontend.family = family;
-        self.frontend.protocol = protocol;
-        self.frontend.port = U16::new(port);
+        self.frontend = FrontendKey::new(destination, family, protocol, port);
         self.address.family = family;
         self.address.reserved = [0; 3];
         self.address.bytes = *destination;

@@ -2,6 +2,10 @@
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "helpers and map pointers")]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "how the classifier macro hands over the context"
+)]
 
 mod clock;
 mod maps;

@@ -3,6 +3,11 @@
 //! Names and layouts are DESIGN.md's and `egress_common::abi`'s. The sizes are defaults; the
 //! loader may override them (`EbpfLoader::map_max_entries`), inner maps may have any size.
 
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "by value a key would be copied to where it need not be aligned"
+)]
+
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{

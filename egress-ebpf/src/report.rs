@@ -7,8 +7,8 @@ use aya_ebpf::programs::TcContext;
 use egress_common::abi::{EVENTS_LOST_BUDGET, EVENTS_LOST_FULL, Endpoint};
 use egress_common::event::Record;
 use egress_common::hook::Outcome;
-use egress_common::packet::Frame;
-use egress_common::tables::State;
+use egress_common::packet::Frame as _;
+use egress_common::tables::State as _;
 
 use crate::clock;
 use crate::maps::{EVENT_BUDGET, EVENTS, EVENTS_LOST, Maps, count_drop, count_pass};

@@ -22,7 +22,6 @@ pub(crate) struct Skb {
 
 #[expect(
     clippy::as_conversions,
-    clippy::cast_possible_truncation,
     reason = "pointers of the context are u32 fields that the verifier widens; lengths are constants"
 )]
 impl Skb {
@@ -101,7 +100,7 @@ impl Frame for Skb {
     fn length(&self) -> u32 {
         // SAFETY: as in `ifindex`.
         let length = unsafe { (*self.skb).len };
-        length.saturating_sub(ETHERNET)
+        length.max(ETHERNET) - ETHERNET
     }
 
     #[inline(always)]

@@ -186,13 +186,13 @@ impl Tracked {
             Near::Source => &packet.destination,
             Near::Destination => &packet.source,
         };
-        self.key.slot = endpoint.slot;
-        self.key.local = local;
-        self.key.protocol = packet.protocol;
         // Both ends name an echo by one identifier; it stands at the pod's.
-        self.key.local_port = U16::new(local_port | packet.echo_id);
-        self.key.remote_port = U16::new(remote_port);
-        self.key.remote = *remote;
+        self.key = FlowKey::new(
+            endpoint.slot,
+            (local, packet.protocol),
+            (local_port | packet.echo_id, remote_port),
+            remote,
+        );
         Some(Subject { role, closing })
     }
 
@@ -204,13 +204,13 @@ impl Tracked {
     /// (S97), but is a reply (S52); without it the node would lose its pod.
     #[inline(always)]
     fn solicitation(&mut self, endpoint: &Endpoint, remote: &[u8; 16], role: Role) -> Subject {
-        self.key.slot = endpoint.slot;
-        self.key.local = LOCAL_LINK_LOCAL;
-        self.key.protocol = PROTOCOL_ICMPV6;
-        self.key.local_port = U16::ZERO;
         // Ports of an echo are never this: a request gives no leave to send an echo.
-        self.key.remote_port = U16::new(SOLICITATION);
-        self.key.remote = *remote;
+        self.key = FlowKey::new(
+            endpoint.slot,
+            (LOCAL_LINK_LOCAL, PROTOCOL_ICMPV6),
+            (0, SOLICITATION),
+            remote,
+        );
         Subject { role, closing: 0 }
     }
 

@@ -1,10 +1,8 @@
 //! ICMP errors that a pod sends about packets it got.
 
-use zerocopy::network_endian::U16;
-
 use super::Scratch;
 use super::flow::Moment;
-use crate::abi::Endpoint;
+use crate::abi::{Endpoint, FlowKey};
 use crate::decide::verdict;
 use crate::event::Action;
 use crate::packet::{Frame, Transport};
@@ -40,12 +38,12 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
         return false;
     };
     // The quoted packet was sent to the pod.
-    tracked.key.slot = endpoint.slot;
-    tracked.key.local = local;
-    tracked.key.protocol = quote.protocol;
-    tracked.key.local_port = U16::new(quote.destination_port);
-    tracked.key.remote_port = U16::new(quote.source_port);
-    tracked.key.remote = quote.source;
+    tracked.key = FlowKey::new(
+        endpoint.slot,
+        (local, quote.protocol),
+        (quote.destination_port, quote.source_port),
+        &quote.source,
+    );
     // A quoted echo request was sent to the pod by another, a quoted reply answers the pod's.
     if quote.echo != Transport::EchoReply && tracked.inbound(system, moment).is_some() {
         return true;

@@ -1,7 +1,7 @@
 //! The IPv4 header (RFC 791).
 
 use zerocopy::network_endian::U16;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute_ref};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned, transmute, transmute_ref};
 
 use super::transport;
 use super::{Chunk, Frame, PROTOCOL_TCP, PROTOCOL_UDP, Packet, Piece};
@@ -48,20 +48,28 @@ impl Header {
         self.fragment.get() & FRAGMENT_OFFSET != 0
     }
 
-    /// Bytes of the packet inside the frame. A total length of 0 is what a BIG TCP frame
+    /// Bytes of the packet inside the frame's `length`. A total length of 0 is what a BIG TCP frame
     /// has (Linux, `iph_totlen`).
-    fn packet_length(&self, frame: &impl Frame, header: u32) -> Option<u32> {
+    fn packet_length(&self, frame: &impl Frame, length: u32, header: u32) -> Option<u32> {
         let total = match u32::from(self.total_length.get()) {
-            0 if frame.is_gso() => frame.length(),
+            0 if frame.is_gso() => length,
             total => total,
         };
-        (total >= header && total <= frame.length()).then_some(total)
+        (total >= header && total <= length).then_some(total)
     }
 }
 
-/// An address as in [`Packet::source`].
-pub(super) fn widen([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+/// An address as in [`Packet::source`]. In whole words: what is stored in bytes and loaded in words
+/// has to wait for the stores.
+#[inline(always)]
+pub(super) fn widen(address: [u8; 4]) -> [u8; 16] {
+    let word = u64::from(u32::from_ne_bytes(address));
+    let word = if cfg!(target_endian = "little") {
+        word
+    } else {
+        word << 32
+    };
+    transmute!([word, 0])
 }
 
 #[inline(always)]
@@ -75,7 +83,7 @@ pub(super) fn read(frame: &impl Frame, packet: &mut Packet) -> Result<(), Reason
 
     let header_length = header.header_length().ok_or(Reason::Malformed)?;
     packet.length = header
-        .packet_length(frame, header_length)
+        .packet_length(frame, packet.length, header_length)
         .ok_or(Reason::Malformed)?;
     if header_length > FIXED {
         options(frame, header_length)?;
@@ -142,7 +150,7 @@ pub(super) fn may_be_udp(frame: &impl Frame, packet: &mut Packet) -> bool {
     };
     let header: &Header = transmute_ref!(&chunk.0);
     packet.protocol = header.protocol;
-    if let Some(length) = header.packet_length(frame, FIXED) {
+    if let Some(length) = header.packet_length(frame, packet.length, FIXED) {
         packet.length = length;
     }
     header.protocol == PROTOCOL_UDP

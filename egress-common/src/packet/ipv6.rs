@@ -43,16 +43,16 @@ impl Header {
         self.version_class >> 4 == 6
     }
 
-    /// Bytes of the packet inside the frame. A payload length of 0 is what a BIG TCP frame
+    /// Bytes of the packet inside the frame's `length`. A payload length of 0 is what a BIG TCP frame
     /// has, with or without a jumbo option, and what a jumbogram has (RFC 2675).
     #[inline(always)]
-    fn packet_length(&self, frame: &impl Frame) -> Option<u32> {
-        let length = match u32::from(self.payload_length.get()) {
-            0 if frame.is_gso() => frame.length(),
+    fn packet_length(&self, frame: &impl Frame, length: u32) -> Option<u32> {
+        let total = match u32::from(self.payload_length.get()) {
+            0 if frame.is_gso() => length,
             0 if self.next == HOP_BY_HOP => jumbo_length(frame)?,
             payload => FIXED + payload,
         };
-        (length <= frame.length()).then_some(length)
+        (total <= length).then_some(total)
     }
 }
 
@@ -88,7 +88,9 @@ pub(super) fn read(frame: &impl Frame, packet: &mut Packet) -> Result<(), Reason
     if !header.is_version_6() {
         return Err(Reason::Malformed);
     }
-    packet.length = header.packet_length(frame).ok_or(Reason::Malformed)?;
+    packet.length = header
+        .packet_length(frame, packet.length)
+        .ok_or(Reason::Malformed)?;
     packet.transport_at = FIXED;
 
     if is_extension(header.next) {
@@ -221,7 +223,7 @@ pub(super) fn may_be_udp(frame: &impl Frame, packet: &mut Packet) -> bool {
     };
     packet.protocol = next;
     let length = FIXED + u32::from(u16::from_be_bytes([high, low]));
-    if length > FIXED && length <= frame.length() {
+    if length > FIXED && length <= packet.length {
         packet.length = length;
     }
     !matches!(next, PROTOCOL_TCP | PROTOCOL_SCTP | PROTOCOL_ICMPV6)
