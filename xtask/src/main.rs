@@ -14,6 +14,7 @@ mod process;
 mod program;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Command {
     Bench(program::Args),
     /// Random policies and packets: oracle against core against kernel (needs root)
     Parity(program::ParityArgs),
+    /// The agent under Debian's kernels, oldest to newest, in emulated machines
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => program::run(&workspace, "demo", &args.arguments),
         Command::Bench(args) => program::run(&workspace, "bench", &args.arguments),
         Command::Parity(args) => program::run(&workspace, "parity", &args.arguments()),
+        Command::Vm(args) => vm::run(&workspace, &args),
     }
 }
 

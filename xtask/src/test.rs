@@ -15,7 +15,8 @@ use anyhow::Result;
 use crate::build;
 use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
-use suite::{Machine, SUITES, Tally};
+pub(crate) use suite::Tally;
+use suite::{Machine, SUITES};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

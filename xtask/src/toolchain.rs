@@ -76,6 +76,6 @@ pub(crate) fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<Survey> 
 }
 
 /// Whether packages can be installed without asking anybody.
-fn may_install_packages() -> Result<bool> {
+pub(crate) fn may_install_packages() -> Result<bool> {
     Ok(Privileges::own()?.root && process::find("apt-get").is_some())
 }

@@ -65,20 +65,20 @@ enum Needs {
 
 /// Counts, and the names behind the ones that are not plain passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) passed: u64,
-    pub(super) failed: u64,
-    pub(super) failures: Vec<String>,
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) failures: Vec<String>,
     /// One line for each skipped test, ending in the reason.
-    pub(super) skips: Vec<String>,
+    pub(crate) skips: Vec<String>,
 }
 
 impl Tally {
-    pub(super) fn skipped(&self) -> usize {
+    pub(crate) fn skipped(&self) -> usize {
         self.skips.len()
     }
 
-    pub(super) fn counts(&self) -> String {
+    pub(crate) fn counts(&self) -> String {
         format!(
             "{} passed, {} failed, {} skipped",
             self.passed,
@@ -87,7 +87,7 @@ impl Tally {
         )
     }
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         let Self {
             passed,
             failed,
@@ -102,7 +102,7 @@ impl Tally {
 
     /// Counts one line of libtest's output. `obstacle` is why ignored tests were left out,
     /// where that is known better than by the test's own mark.
-    fn count(&mut self, line: &str, obstacle: Option<&str>) {
+    pub(crate) fn count(&mut self, line: &str, obstacle: Option<&str>) {
         match libtest::parse(line) {
             Some(Line::Result { passed, failed }) => {
                 self.passed += passed;
@@ -119,7 +119,7 @@ impl Tally {
 
     /// Cargo's own exit code has the last word: a test program that was killed, or did not
     /// compile, prints no result.
-    fn close(&mut self, succeeded: bool, suite: &str) {
+    pub(crate) fn close(&mut self, succeeded: bool, suite: &str) {
         if !succeeded && self.failed == 0 {
             self.failed = 1;
             self.failures

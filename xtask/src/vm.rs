@@ -1,0 +1,326 @@
+//! `cargo xtask vm`: the agent under other kernels.
+//!
+//! Boots Debian's kernels in qemu, without the help of the processor, so that it runs
+//! anywhere; has the agent load and attach its programs there, and runs the tests that send
+//! traffic. The first process is `tests/src/bin/vm_suite.rs`; nothing of a distribution is
+//! in the machine but the kernel, `ip`, `tc` and what is under test.
+
+mod cpio;
+mod debian;
+mod image;
+mod kernel;
+mod modules;
+mod qemu;
+mod report;
+mod selection;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::build;
+use crate::process;
+use crate::test::Tally;
+use crate::toolchain::{self, Purpose};
+use crate::workspace::Workspace;
+use image::Program;
+use kernel::{KERNELS, Kernel};
+use qemu::End;
+use report::{Report, Row};
+use selection::{PROGRAMS, Tests};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this one; may be given more than once
+    #[arg(long, value_parser = names(), default_value = ALL)]
+    kernel: Vec<String>,
+    /// Every test of the programs, and not a sample
+    #[arg(long)]
+    full: bool,
+    /// Download the newest of each kernel again
+    #[arg(long)]
+    refresh: bool,
+    /// Seconds that one machine may take; an hour with --full
+    #[arg(long)]
+    limit: Option<u64>,
+}
+
+const ALL: &str = "all";
+
+/// The sample takes two minutes of a processor of one's own.
+const LIMIT: Duration = Duration::from_mins(10);
+const FULL_LIMIT: Duration = Duration::from_hours(1);
+
+/// What must be here, and Debian's package of it.
+const NEEDED: [(&str, &str); 3] = [qemu::PROGRAM, ("dpkg-deb", "dpkg"), ("xz", "xz-utils")];
+
+/// The guest's first process.
+const INIT: &str = "vm_suite";
+
+fn names() -> Vec<&'static str> {
+    KERNELS
+        .iter()
+        .map(|kernel| kernel.name)
+        .chain([ALL])
+        .collect()
+}
+
+impl Args {
+    fn kernels(&self) -> impl Iterator<Item = Kernel> {
+        KERNELS.into_iter().filter(|kernel| {
+            self.kernel
+                .iter()
+                .any(|name| name == kernel.name || name == ALL)
+        })
+    }
+
+    fn limit(&self) -> Duration {
+        let default = if self.full { FULL_LIMIT } else { LIMIT };
+        self.limit.map_or(default, Duration::from_secs)
+    }
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    if !cfg!(target_arch = "x86_64") {
+        bail!("the kernels are amd64's, and so must the programs be that run on them");
+    }
+    ensure_programs()?;
+    toolchain::ensure(workspace, Purpose::Run)?;
+    build::release(workspace)?;
+    let programs = programs(workspace)?;
+
+    let mut total = Tally::default();
+    let mut rows = Vec::new();
+    for kernel in args.kernels() {
+        println!("\n== Linux {} of Debian {}", kernel.name, kernel.suite);
+        let folder = workspace.target.join("vm").join(kernel.suite);
+        match machine(&folder, kernel, &programs, args) {
+            Ok((tally, row)) => {
+                total.add(tally);
+                rows.push(row);
+            }
+            Err(error) => total.add(Tally {
+                failed: 1,
+                failures: vec![format!("{}: {error:#}", kernel.name)],
+                ..Tally::default()
+            }),
+        }
+    }
+
+    println!("\n{}", report::table(&rows));
+    for (head, lines) in [("Skipped", &total.skips), ("Failed", &total.failures)] {
+        if !lines.is_empty() {
+            println!("{head}:");
+            for line in lines {
+                println!("  {line}");
+            }
+        }
+    }
+    // Programs read the last line; nothing may follow it.
+    println!("{}", total.counts());
+    Ok(if total.failed == 0 && total.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What goes into every machine.
+struct Built {
+    programs: Vec<Program>,
+    /// Those of them that are tests, by their path in the guest.
+    tests: Vec<(String, Tests)>,
+}
+
+fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<(Tally, Row)> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let unpacked = debian::kernel(folder, &kernel, args.refresh)?;
+    let modules = modules::in_order(&unpacked.root)?;
+    let suite: Vec<String> = built
+        .tests
+        .iter()
+        .map(|(path, tests)| {
+            let mut words = vec![path.clone()];
+            words.extend(tests.arguments(&kernel, args.full));
+            words.join(" ")
+        })
+        .collect();
+    let files = folder.join("initramfs");
+    fs::write(
+        &files,
+        image::build(&modules, &built.programs, &suite.join("\n"))?,
+    )
+    .with_context(|| format!("writing {}", files.display()))?;
+
+    let log = folder.join("console.log");
+    let mut report = Report::new(kernel, &built.tests, args.full);
+    let limit = args.limit();
+    let end = qemu::boot(&unpacked.image, &files, &log, limit, |line| {
+        if report.read(line) {
+            println!("{line}");
+        }
+    })?;
+    if end == End::TimeLimit {
+        println!("ended at the limit of {} s", limit.as_secs());
+    }
+    let (tally, row) = report.close(end, limit);
+    println!(
+        "{}: {}; console: {}",
+        kernel.name,
+        tally.counts(),
+        log.display()
+    );
+    Ok((tally, row))
+}
+
+/// Builds what goes into the machines.
+fn programs(workspace: &Workspace) -> Result<Built> {
+    process::run(workspace.cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "egress-tests",
+        "--bin",
+        INIT,
+    ]))?;
+    let bin = |name: &str| format!("{}/{name}", image::PROGRAMS);
+    let mut programs = vec![
+        Program {
+            source: workspace.released(INIT),
+            path: "/init".to_owned(),
+        },
+        Program {
+            source: workspace.released("egress-agent"),
+            path: bin("egress-agent"),
+        },
+    ];
+    for name in ["ip", "tc"] {
+        programs.push(Program {
+            source: process::find(name).with_context(|| format!("there is no {name}"))?,
+            path: bin(name),
+        });
+    }
+    let mut tests = Vec::new();
+    for program in PROGRAMS {
+        let path = bin(&format!("{}-{}", program.package, program.target));
+        programs.push(Program {
+            source: test_program(workspace, program)?,
+            path: path.clone(),
+        });
+        tests.push((path, program));
+    }
+    Ok(Built { programs, tests })
+}
+
+/// Builds a test target; only cargo's messages tell where it put the program.
+fn test_program(workspace: &Workspace, tests: Tests) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--release", "--no-run", "--package", tests.package]);
+    cargo.args(["--test", tests.target]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    println!("$ {}", process::shown(&cargo));
+    let output = cargo
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("starting cargo")?;
+    if !output.status.success() {
+        bail!("{} ended with {}", process::shown(&cargo), output.status);
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .find_map(|line| executable(line, tests.target))
+        .with_context(|| format!("cargo names no program of the test target {}", tests.target))
+}
+
+fn executable(message: &str, target: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let built = message.get("target")?;
+    let is_test = built
+        .get("kind")?
+        .as_array()?
+        .iter()
+        .any(|kind| kind == "test");
+    if !is_test || built.get("name")? != target {
+        return None;
+    }
+    message.get("executable")?.as_str().map(PathBuf::from)
+}
+
+/// Installs what is missing, after saying so.
+fn ensure_programs() -> Result<()> {
+    let missing: Vec<(&str, &str)> = NEEDED
+        .into_iter()
+        .filter(|(program, _)| process::find(program).is_none())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    println!("Missing here, and coming from Debian:");
+    for (program, package) in &missing {
+        println!("  - {program} of package {package}");
+    }
+    if !toolchain::may_install_packages()? {
+        bail!(
+            "installing packages takes root and apt-get; by hand: apt-get install {}",
+            packages.join(" ")
+        );
+    }
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    process::run(apt().args(["update", "--quiet"]))?;
+    process::run(
+        apt()
+            .args(["install", "--quiet", "--yes"])
+            .args(["--no-install-recommends", "--no-remove"])
+            .args(&packages),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(kernel: &[&str], full: bool) -> Args {
+        Args {
+            kernel: kernel.iter().map(ToString::to_string).collect(),
+            full,
+            refresh: false,
+            limit: None,
+        }
+    }
+
+    #[test]
+    fn kernels_run_oldest_first_and_once() {
+        let chosen: Vec<&str> = args(&["sid", "5.10", "sid"], false)
+            .kernels()
+            .map(|kernel| kernel.name)
+            .collect();
+        assert_eq!(chosen, ["5.10", "sid"]);
+        assert_eq!(args(&[ALL], false).kernels().count(), KERNELS.len());
+        assert!(args(&[ALL], true).limit() > args(&[ALL], false).limit());
+    }
+
+    #[test]
+    fn the_program_of_a_test_target_is_what_cargo_says() {
+        let message = |kind: &str, name: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"executable":"/t/x"}}"#
+            )
+        };
+        assert_eq!(
+            executable(&message("test", "policy"), "policy"),
+            Some("/t/x".into())
+        );
+        assert_eq!(executable(&message("test", "other"), "policy"), None);
+        assert_eq!(executable(&message("bin", "policy"), "policy"), None);
+        assert_eq!(executable("not json", "policy"), None);
+    }
+}

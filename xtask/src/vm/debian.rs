@@ -1,0 +1,220 @@
+//! Kernels out of Debian's archive, downloaded and unpacked, never installed.
+//!
+//! apt does it, with state of its own below the target directory: it knows this machine's
+//! mirror and proxy, and checks signatures.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::kernel::Kernel;
+use crate::process;
+
+/// The package that always depends on the newest kernel of its release.
+const META: &str = "linux-image-cloud-amd64";
+/// What the packages of a cloud kernel begin and end with.
+const FAMILY: (&str, &str) = ("linux-", "-cloud-amd64");
+/// Package `debian-archive-keyring`; it has the keys of past and coming releases too.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// An unpacked kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unpacked {
+    /// What qemu boots.
+    pub(super) image: PathBuf,
+    /// The folder that has its modules somewhere below.
+    pub(super) root: PathBuf,
+}
+
+/// Takes it from `folder` where an earlier run left it; else downloads it there.
+pub(super) fn kernel(folder: &Path, kernel: &Kernel, refresh: bool) -> Result<Unpacked> {
+    let root = folder.join("root");
+    // Renamed into place as the last step: a folder of that name is complete.
+    if refresh || !root.is_dir() {
+        download(folder, kernel.suite, &root).with_context(|| {
+            format!(
+                "getting the kernel of Debian {} ({})",
+                kernel.suite, kernel.name
+            )
+        })?;
+    }
+    Ok(Unpacked {
+        image: image(&root)?,
+        root,
+    })
+}
+
+fn download(folder: &Path, suite: &str, root: &Path) -> Result<()> {
+    println!(
+        "{}: downloading the kernel of Debian {suite}",
+        root.display()
+    );
+    let apt = Apt::new(folder, suite)?;
+    process::run(apt.command("apt-get").args(["update", "--quiet"]))?;
+    let packages = apt.packages()?;
+    let packed = folder.join("packages");
+    let unpacked = folder.join("unpacked");
+    for folder in [&packed, &unpacked] {
+        remove(folder)?;
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    process::run(
+        apt.command("apt-get")
+            .args(["download", "--quiet"])
+            .args(&packages)
+            .current_dir(&packed),
+    )?;
+    for entry in fs::read_dir(&packed)? {
+        process::run(
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(entry?.path())
+                .arg(&unpacked),
+        )?;
+    }
+    remove(&packed)?;
+    remove(root)?;
+    fs::rename(&unpacked, root).with_context(|| format!("renaming to {}", root.display()))
+}
+
+/// Older releases have it in `/boot`, newer ones beside its modules.
+fn image(root: &Path) -> Result<PathBuf> {
+    let mut folders = vec![root.join("boot")];
+    let modules = root.join("usr/lib/modules");
+    if let Ok(entries) = fs::read_dir(&modules) {
+        folders.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    folders
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz"))
+        .map(|entry| entry.path())
+        .with_context(|| format!("there is no vmlinuz below {}", root.display()))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// An apt that knows one release, and nothing of what is installed.
+struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    fn new(folder: &Path, suite: &str) -> Result<Self> {
+        let folder = folder.join("apt");
+        for below in ["lists/partial", "cache/archives/partial"] {
+            let below = folder.join(below);
+            fs::create_dir_all(&below).with_context(|| format!("making {}", below.display()))?;
+        }
+        let sources = folder.join("sources.list");
+        let mirror = mirror()?;
+        fs::write(
+            &sources,
+            format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"),
+        )?;
+        let installed = folder.join("status");
+        fs::write(&installed, "")?;
+        let option = |name: &str, path: &Path| format!("{name}={}", path.display());
+        Ok(Self {
+            options: vec![
+                option("Dir::State", &folder),
+                option("Dir::State::lists", &folder.join("lists")),
+                option("Dir::State::status", &installed),
+                option("Dir::Cache", &folder.join("cache")),
+                option("Dir::Etc::sourcelist", &sources),
+                "Dir::Etc::sourceparts=-".to_owned(),
+                "APT::Architecture=amd64".to_owned(),
+                "Acquire::Languages=none".to_owned(),
+                // The other user that apt downloads as may not write here.
+                "APT::Sandbox::User=".to_owned(),
+            ],
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for option in &self.options {
+            command.args(["--option", option]);
+        }
+        command
+    }
+
+    /// The packages that make up the newest kernel.
+    fn packages(&self) -> Result<BTreeSet<String>> {
+        let mut packages = BTreeSet::new();
+        let mut todo = vec![META.to_owned()];
+        while let Some(package) = todo.pop() {
+            let text = process::output(self.command("apt-cache").args([
+                "depends",
+                "--important",
+                &package,
+            ]))?;
+            for needed in of_the_kernel(&text) {
+                if packages.insert(needed.clone()) {
+                    todo.push(needed);
+                }
+            }
+        }
+        if packages.is_empty() {
+            bail!("{META} depends on no kernel");
+        }
+        Ok(packages)
+    }
+}
+
+/// Those of the dependencies that `apt-cache depends` lists that are parts of the kernel.
+fn of_the_kernel(text: &str) -> impl Iterator<Item = String> {
+    text.lines()
+        .filter_map(|line| line.trim().trim_start_matches('|').split_once("Depends: "))
+        .filter(|(kind, name)| {
+            matches!(*kind, "" | "Pre") && name.starts_with(FAMILY.0) && name.ends_with(FAMILY.1)
+        })
+        .map(|(_, name)| name.to_owned())
+}
+
+/// Where this machine gets Debian's packages from.
+fn mirror() -> Result<String> {
+    let text = process::output(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(LABEL) $(REPO_URI)",
+        "Created-By: Packages",
+        "Origin: Debian",
+    ]))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("Debian "))
+        .map(str::to_owned)
+        .context("apt knows no archive of Debian here, and the kernels come from one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_all_the_packages_of_its_flavour() {
+        let text = "linux-image-7.2.13+deb14-cloud-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  \
+            Depends: <linux-initramfs-tool>\n    dracut\n  Depends: linux-binary-7.2.13+deb14-cloud-amd64\n  \
+            Depends: linux-modules-7.2.13+deb14-cloud-amd64\n  Breaks: linux-old-cloud-amd64\n";
+        let found: Vec<String> = of_the_kernel(text).collect();
+        assert_eq!(
+            found,
+            [
+                "linux-binary-7.2.13+deb14-cloud-amd64",
+                "linux-modules-7.2.13+deb14-cloud-amd64"
+            ]
+        );
+    }
+}

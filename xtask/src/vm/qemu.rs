@@ -1,0 +1,101 @@
+//! One machine, from power on to power off, as its console tells it.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::process;
+
+/// The program, and Debian's package of it.
+pub(super) const PROGRAM: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+
+/// Without a processor's help, its newest features only cost: five levels of page tables and
+/// the guards of user memory make this one three times as fast as `max`. Random numbers it
+/// must have, or the guest waits for its own.
+const PROCESSOR: &str = "Nehalem,+rdrand";
+
+/// In MiB. The programs in memory, and what the maps of a few agents take.
+const MEMORY: &str = "1024";
+
+/// What the kernel is told. Words that it does not know and that have a `=` are the
+/// environment of the first process.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off nowatchdog \
+    egress.vm PATH=/bin EGRESS_AGENT_BIN=/bin/egress-agent";
+
+/// How a machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By itself.
+    Off,
+    /// It was ended at the time limit.
+    TimeLimit,
+}
+
+/// Boots `kernel` with `files` and hands every line of the console to `line`; `log` keeps
+/// them.
+pub(super) fn boot(
+    kernel: &Path,
+    files: &Path,
+    log: &Path,
+    limit: Duration,
+    mut line: impl FnMut(&str),
+) -> Result<End> {
+    let mut command = Command::new(PROGRAM.0);
+    command
+        .args([
+            "-accel", "tcg", "-cpu", PROCESSOR, "-smp", "1", "-m", MEMORY,
+        ])
+        .args(["-nodefaults", "-no-reboot", "-display", "none"])
+        .args(["-serial", "stdio", "-append", COMMAND_LINE])
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(files);
+    println!("$ {}", process::shown(&command));
+    let start = Instant::now();
+    let mut machine = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting qemu")?;
+    let console = machine.stdout.take().context("the machine's console")?;
+    let mut log = File::create(log).with_context(|| format!("making {}", log.display()))?;
+    // A machine that writes faster than it is read waits: memory stays bounded.
+    let (send, receive) = mpsc::sync_channel(1024);
+    let reader = thread::spawn(move || {
+        for bytes in BufReader::new(console).split(b'\n') {
+            let Ok(bytes) = bytes else { break };
+            if send.send(bytes).is_err() {
+                break;
+            }
+        }
+    });
+    let end = loop {
+        let left = limit.saturating_sub(start.elapsed());
+        match receive.recv_timeout(left) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                let text = text.trim_end();
+                writeln!(log, "{text}")?;
+                line(text);
+            }
+            Err(RecvTimeoutError::Disconnected) => break End::Off,
+            Err(RecvTimeoutError::Timeout) => break End::TimeLimit,
+        }
+    };
+    if end == End::TimeLimit {
+        machine.kill().context("ending qemu")?;
+    }
+    drop(receive);
+    machine.wait().context("waiting for qemu")?;
+    if reader.join().is_err() {
+        log.write_all(b"the thread that reads the console panicked\n")?;
+    }
+    Ok(end)
+}
