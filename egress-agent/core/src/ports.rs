@@ -101,6 +101,18 @@ impl PortSet {
     }
 }
 
+impl FromIterator<(Protocol, u16, u16)> for PortSet {
+    /// The set of these ranges `from..=to`.
+    fn from_iter<I: IntoIterator<Item = (Protocol, u16, u16)>>(ranges: I) -> Self {
+        let mut lists: BTreeMap<Protocol, Vec<(u16, u16)>> = BTreeMap::new();
+        for (protocol, from, to) in ranges {
+            lists.entry(protocol).or_default().push((from, to));
+        }
+        lists.values_mut().for_each(normalise);
+        Self::Ranges(lists)
+    }
+}
+
 /// Sorts, and joins what overlaps or touches.
 fn normalise(list: &mut Vec<(u16, u16)>) {
     list.sort_unstable();

@@ -113,14 +113,20 @@ impl Ruleset {
                     class(Target::AnyPod, &PortSet::nothing());
                 }
                 Peers::Only(peers) => {
+                    let mut own: BTreeSet<&Block> = BTreeSet::new();
                     for peer in peers {
                         match peer {
                             Peer::Pods { .. } => class(Target::Peer(peer.clone()), &numbers),
                             Peer::Block(block) => {
-                                blocks.entry(numbers.clone()).or_default().insert(block);
-                                class(Target::Peer(peer.clone()), &PortSet::nothing());
+                                own.insert(block);
+                                if !names.is_empty() {
+                                    class(Target::Peer(peer.clone()), &PortSet::nothing());
+                                }
                             }
                         }
+                    }
+                    if !own.is_empty() {
+                        blocks.entry(numbers).or_default().extend(own);
                     }
                 }
             }
@@ -128,7 +134,7 @@ impl Ruleset {
         let trie = Trie::build(
             blocks
                 .iter()
-                .flat_map(|(ports, blocks)| blocks.iter().map(move |block| (*block, ports))),
+                .map(|(ports, blocks)| (ports, blocks.iter().copied())),
         );
         let classes = classes
             .into_iter()
@@ -144,22 +150,18 @@ impl Ruleset {
 
 /// Ports by number and by name.
 fn terms(ports: &Ports) -> (PortSet, BTreeSet<PortName>) {
-    let mut numbers = PortSet::nothing();
-    let mut names = BTreeSet::new();
-    match ports {
-        Ports::Any => numbers = PortSet::Everything,
-        Ports::Only(list) => {
-            for port in list {
-                match port {
-                    Port::Range { protocol, from, to } => numbers.insert(*protocol, *from, *to),
-                    Port::Named { protocol, name } => {
-                        names.insert((*protocol, name.clone()));
-                    }
-                }
-            }
-        }
-    }
-    (numbers, names)
+    let Ports::Only(list) = ports else {
+        return (PortSet::Everything, BTreeSet::new());
+    };
+    let numbers = list.iter().filter_map(|port| match port {
+        Port::Range { protocol, from, to } => Some((*protocol, *from, *to)),
+        Port::Named { .. } => None,
+    });
+    let names = list.iter().filter_map(|port| match port {
+        Port::Named { protocol, name } => Some((*protocol, name.clone())),
+        Port::Range { .. } => None,
+    });
+    (numbers.collect(), names.collect())
 }
 
 /// `0.0.0.0/0`

@@ -35,30 +35,35 @@ pub struct Entry {
 type Prefix = (u128, u8);
 
 impl Trie {
-    /// The trie of these blocks, each with what it allows. An IPv4 block never covers an IPv6
-    /// address nor the reverse (S31).
-    pub fn build<'a>(blocks: impl IntoIterator<Item = (&'a Block, &'a PortSet)>) -> Self {
-        let mut inputs: BTreeMap<PortSet, u32> = BTreeMap::new();
+    /// The trie of these blocks, by what they allow. An IPv4 block never covers an IPv6 address nor
+    /// the reverse (S31).
+    pub fn build<'a, B>(groups: impl IntoIterator<Item = (&'a PortSet, B)>) -> Self
+    where
+        B: IntoIterator<Item = &'a Block>,
+    {
+        let mut inputs: BTreeMap<&PortSet, u32> = BTreeMap::new();
         let mut v4 = Vec::new();
         let mut v6 = Vec::new();
-        for (block, ports) in blocks {
+        for (ports, blocks) in groups {
             if ports.is_nothing() {
                 continue;
             }
             let next = u32::try_from(inputs.len()).unwrap_or(u32::MAX);
-            let input = *inputs.entry(ports.clone()).or_insert(next);
-            let changes = match block.net {
-                IpNet::V4(_) => &mut v4,
-                IpNet::V6(_) => &mut v6,
-            };
-            if let Some(holes) = holes(block) {
-                changes.push((prefix(&block.net), input, 1));
-                changes.extend(holes.iter().map(|hole| (prefix(hole), input, -1)));
+            let input = *inputs.entry(ports).or_insert(next);
+            for block in blocks {
+                let changes = match block.net {
+                    IpNet::V4(_) => &mut v4,
+                    IpNet::V6(_) => &mut v6,
+                };
+                if let Some(holes) = holes(block) {
+                    changes.push((prefix(&block.net), input, 1));
+                    changes.extend(holes.iter().map(|hole| (prefix(hole), input, -1)));
+                }
             }
         }
-        let mut by_index: Vec<(u32, PortSet)> = inputs.into_iter().map(|(s, i)| (i, s)).collect();
+        let mut by_index: Vec<(u32, &PortSet)> = inputs.into_iter().map(|(s, i)| (i, s)).collect();
         by_index.sort_unstable_by_key(|(index, _)| *index);
-        let inputs: Vec<PortSet> = by_index.into_iter().map(|(_, set)| set).collect();
+        let inputs: Vec<&PortSet> = by_index.into_iter().map(|(_, set)| set).collect();
         let mut unions = Unions {
             inputs: &inputs,
             known: BTreeMap::new(),
@@ -155,7 +160,7 @@ const fn mask(bits: u128, length: u8) -> u128 {
 
 /// Unions of input sets, interned.
 struct Unions<'a> {
-    inputs: &'a [PortSet],
+    inputs: &'a [&'a PortSet],
     known: BTreeMap<Vec<u32>, u32>,
     interned: BTreeMap<PortSet, u32>,
     sets: Vec<PortSet>,
@@ -269,7 +274,7 @@ mod tests {
     fn except_is_a_hole_in_its_own_block_only_s30() {
         let wide = block("10.0.0.0/8", &["10.1.0.0/16"]);
         let narrow = block("10.1.2.0/24", &[]);
-        let trie = Trie::build([(&wide, &port(80)), (&narrow, &port(443))]);
+        let trie = Trie::build([(&port(80), [&wide]), (&port(443), [&narrow])]);
         let at = |a: &str, p| allows(&trie, a.parse().unwrap(), p);
         assert!(at("10.0.0.1", 80) && !at("10.1.0.1", 80) && !at("10.1.2.3", 80));
         assert!(at("10.1.2.3", 443) && !at("10.0.0.1", 443));
@@ -277,13 +282,13 @@ mod tests {
 
     #[test]
     fn an_except_wider_than_its_block_leaves_nothing_s93() {
-        let trie = Trie::build([(&block("10.1.0.0/16", &["10.0.0.0/8"]), &port(80))]);
+        let trie = Trie::build([(&port(80), [&block("10.1.0.0/16", &["10.0.0.0/8"])])]);
         assert!(!allows(&trie, "10.1.0.1".parse().unwrap(), 80));
     }
 
     #[test]
     fn families_do_not_mix_s31() {
-        let trie = Trie::build([(&block("::/0", &[]), &port(80))]);
+        let trie = Trie::build([(&port(80), [&block("::/0", &[])])]);
         assert!(!allows(&trie, "10.0.0.1".parse().unwrap(), 80));
         assert!(allows(&trie, "::ffff:10.0.0.1".parse().unwrap(), 80));
     }
@@ -314,7 +319,7 @@ mod tests {
                     (Block { net: net(), except }, port(80 + i % 3))
                 })
                 .collect();
-            let trie = Trie::build(blocks.iter().map(|(b, p)| (b, p)));
+            let trie = Trie::build(blocks.iter().map(|(b, p)| (p, [b])));
             for host in 0..64 {
                 let address: IpAddr = format!("10.0.0.{host}").parse().unwrap();
                 for number in 80..83 {
