@@ -1,0 +1,168 @@
+//! A node's programs and tables, without a network: the agent's datapath, asked one frame at a
+//! time by `BPF_PROG_TEST_RUN`.
+#![expect(unsafe_code, reason = "a thread gets namespaces of its own")]
+
+use std::collections::BTreeMap;
+use std::panic;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::{TestRun as _, TestRunOptions};
+use egress_agent::datapath::{Datapath, Sizes};
+use egress_agent::metrics::{Kernel as _, Readings};
+use egress_core::compile::{self, Desired, Isolation, Options, Subject};
+use egress_core::object::Name;
+use egress_core::plan::plan;
+use egress_core::store::Store;
+use egress_core::workload;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+const BPFFS: &str = "/sys/fs/bpf";
+/// As many as a generated cluster has pods. Both ends of a veth pair are hooks.
+const HOOKS: u32 = 12;
+/// Index of the first, so that none has to be asked for.
+const FIRST_HOOK: u32 = 100;
+/// Where `ifindex` stands in `struct __sk_buff`.
+const IFINDEX_AT: usize = 40;
+
+/// `TC_ACT_UNSPEC`: on to whatever comes next.
+const PASS: i32 = -1;
+/// `TC_ACT_SHOT`
+const DROP: i32 = 2;
+
+/// Runs `task` on a thread that has a network and a BPF file system of its own. Interfaces
+/// and pins go with the thread, whatever happens.
+pub fn in_own_namespaces<T: Send>(task: impl FnOnce(Node) -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            enter()?;
+            task(Node::open()?)
+        });
+        match worker.join() {
+            Ok(result) => result,
+            Err(payload) => panic::resume_unwind(payload),
+        }
+    })
+}
+
+fn enter() -> Result<()> {
+    // SAFETY: what is unsafe about unshare is to give threads different tables of file
+    // descriptors, and these flags keep the table shared.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
+        .context("making namespaces")?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .context("keeping mounts to this thread")?;
+    mount("bpf", BPFFS, "bpf", MountFlags::empty(), None)
+        .with_context(|| format!("mounting a BPF file system on {BPFFS}"))?;
+    for index in (FIRST_HOOK..FIRST_HOOK + HOOKS).step_by(2) {
+        let peer = index + 1;
+        let words = format!(
+            "link add name v{index} index {index} type veth peer name v{peer} index {peer}"
+        );
+        let output = Command::new("ip")
+            .args(words.split(' '))
+            .output()
+            .context("running ip (package iproute2)")?;
+        ensure!(
+            output.status.success(),
+            "ip {words}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
+}
+
+/// One node after the other, on the same tables.
+#[derive(Debug)]
+pub struct Node {
+    datapath: Datapath,
+    desired: Desired,
+    /// Hooks of the present node's pods.
+    hooks: BTreeMap<Name, u32>,
+}
+
+impl Node {
+    fn open() -> Result<Self> {
+        let root = Path::new(BPFFS).join("parity");
+        Ok(Self {
+            datapath: Datapath::open(&root, &Sizes::default()).context("opening the datapath")?,
+            desired: Desired::default(),
+            hooks: BTreeMap::new(),
+        })
+    }
+
+    /// What a restart of the agent does: everything but the pins is forgotten.
+    pub(super) fn restarted(self) -> Result<Self> {
+        // First, because it holds the lock.
+        drop(self);
+        Self::open()
+    }
+
+    /// Makes the tables those of a node, straight from those of the node before; returns
+    /// how many steps that took.
+    pub(super) fn become_node(&mut self, store: &Store, node: &str) -> Result<usize> {
+        let mut subjects = Vec::new();
+        self.hooks.clear();
+        let mut free = FIRST_HOOK..FIRST_HOOK + HOOKS;
+        for pod in store.pods().filter(|pod| pod.node == node) {
+            let Some(isolation) = Isolation::of(pod, workload::isolating(store, pod)) else {
+                continue;
+            };
+            let hook = free.next().context("more pods than hooks")?;
+            self.hooks.insert(pod.name.clone(), hook);
+            subjects.push(Subject {
+                hook: hook.into(),
+                addresses: pod.addresses.clone(),
+                isolation,
+            });
+        }
+        let options = Options {
+            node: node.to_owned(),
+            ..Options::default()
+        };
+        self.desired = compile::compile(store, &subjects, &options, &self.desired);
+        self.datapath.image_mut().recognise(&self.desired.rulesets);
+        let planned = plan(self.datapath.image(), &self.desired, self.datapath.limits());
+        if let Some(refusal) = planned.refused.first() {
+            bail!("{refusal}");
+        }
+        self.datapath.apply(&planned.steps)?;
+        self.datapath.prepare()?;
+        let drift = self.datapath.drift()?;
+        ensure!(drift.is_empty(), "{drift:?}");
+        Ok(planned.steps.len())
+    }
+
+    /// Whether the pod's hook lets a frame pass.
+    pub(super) fn send(&mut self, pod: &Name, frame: &[u8]) -> Result<bool> {
+        let hook = self.hooks.get(pod).context("the pod has no hook")?;
+        let mut context = [0; IFINDEX_AT + size_of::<u32>()];
+        if let Some(place) = context.last_chunk_mut() {
+            *place = hook.to_ne_bytes();
+        }
+        let program = self.datapath.program_mut("from_pod");
+        let result = program
+            .context("the object has no program from_pod")?
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })?;
+        match result.return_value.cast_signed() {
+            PASS => Ok(true),
+            DROP => Ok(false),
+            other => bail!("from_pod returned {other}"),
+        }
+    }
+
+    /// What the programs have counted since the beginning.
+    pub(super) fn readings(&self) -> Result<Readings> {
+        Ok(self.datapath.reader().readings()?)
+    }
+}
