@@ -1,4 +1,6 @@
 //! Stage and tools of the tests: namespaces with real traffic, hand-made packets.
 
+pub mod generate;
 pub mod harness;
 pub mod packet;
+pub mod parity;

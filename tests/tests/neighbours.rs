@@ -21,7 +21,8 @@ fn attach_mirror(world: &World, pod: &Pod) -> Result<Tap> {
         "link add mirror type veth peer name mirrored\nlink set mirror up\nlink set mirrored up\n",
     )?;
     for arguments in [
-        format!("qdisc add dev {} clsact", pod.host_interface),
+        // Before TCX, the agent's own filters are on a clsact too.
+        format!("qdisc replace dev {} clsact", pod.host_interface),
         format!(
             "filter add dev {} ingress protocol all prio 7 u32 match u32 0 0 action mirred egress mirror dev mirror",
             pod.host_interface

@@ -70,7 +70,7 @@ pub struct Answer {
     /// Those of [`Self::isolated_by`] that would allow it if they were the only policy.
     ///
     /// May be empty although [`Self::allow`] is set: one policy may allow one endpoint of a
-    /// Service, another policy the other endpoint.
+    /// Service, another policy the other endpoint; and a pod's own address needs no policy.
     pub allowed_by: Vec<String>,
 }
 
@@ -134,6 +134,15 @@ impl Oracle {
             .iter()
             .filter(|policy| policy.isolates(pod))
             .collect();
+        if pod.addresses.contains(&to.address) {
+            // S75: before any Service, because it never leaves the pod's network namespace.
+            // No policy could say otherwise, so none is what allows it.
+            return Answer {
+                allow: true,
+                isolated_by: isolating.iter().map(ToString::to_string).collect(),
+                allowed_by: Vec::new(),
+            };
+        }
         Answer {
             // S1: a pod that nothing isolates sends anywhere.
             allow: isolating.is_empty() || self.allows(&isolating, pod, to),
@@ -148,19 +157,10 @@ impl Oracle {
 
     /// Whether the union of these policies (S10) allows what `pod` sends.
     fn allows(&self, policies: &[&Policy], pod: &Pod, to: Destination) -> bool {
-        // S75: before any Service, because it never leaves the pod's network namespace.
-        if pod.addresses.contains(&to.address) {
-            return true;
-        }
-        let claims = self.services.claims(to, &pod.node, &self.pods);
-        // S86: what no Service declares is judged as the literal address. Where several
-        // Services claim one frontend nobody knows which gets it: all must allow.
-        if claims.is_empty() {
-            return self.allows_after_rewriting(policies, pod, to);
-        }
-        claims.iter().all(|claim| match claim {
+        match self.services.behind(to, &pod.node, &self.pods) {
             Backends::Unreadable => false,
-            // S69, S84: nothing to rewrite to.
+            // S86: what no Service declares is judged as the literal address, and so is what
+            // has no usable endpoint (S69, S84).
             Backends::Usable(endpoints) if endpoints.is_empty() => {
                 self.allows_after_rewriting(policies, pod, to)
             }
@@ -180,13 +180,13 @@ impl Oracle {
                         self.allows_after_rewriting(policies, pod, to)
                     })
             }
-        })
+        }
     }
 
     /// Whether the union of these policies (S10) allows a packet as it leaves the node
     /// (S35, S68, S72).
     fn allows_after_rewriting(&self, policies: &[&Policy], pod: &Pod, to: Destination) -> bool {
-        // S75, and S85 for the pod behind its own Service.
+        // S85: the pod behind its own Service.
         pod.addresses.contains(&to.address)
             || policies
                 .iter()

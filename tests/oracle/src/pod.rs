@@ -49,6 +49,8 @@ pub(crate) struct Pod {
     pub(crate) phase: Phase,
     pub(crate) terminating: bool,
     pub(crate) host_network: bool,
+    /// There is a different object of this name (S96): what this one says is a guess.
+    pub(crate) contradicted: bool,
     /// The Ready condition, where there is one.
     pub(crate) ready: Option<bool>,
     /// RFC 3339 in UTC, as the API writes it: ordered as text.
@@ -81,6 +83,10 @@ impl Pod {
         !self.host_network && self.phase != Phase::Finished
     }
 
+    fn is(&self, namespace: &str, name: &str) -> bool {
+        self.namespace == namespace && self.name == name
+    }
+
     /// The numbers this pod has for a name (S37): one protocol (S39), each container, sidecars
     /// too (S43, S44).
     pub(crate) fn numbers(&self, name: &str, protocol: Protocol) -> Vec<u16> {
@@ -91,8 +97,7 @@ impl Pod {
             .collect()
     }
 
-    fn read(named: &Named) -> Result<Self, Unreadable> {
-        let pod = named.single().ok_or(Unreadable)?;
+    fn read(named: &Named, pod: &Fields) -> Result<Self, Unreadable> {
         let metadata = below(pod, "metadata")?;
         let spec = below(pod, "spec")?;
         let status = below(pod, "status")?;
@@ -109,17 +114,22 @@ impl Pod {
             },
             terminating: field(&metadata, "deletionTimestamp").is_some(),
             host_network: field(&spec, "hostNetwork") == Some(&Value::Bool(true)),
+            contradicted: named.single().is_none(),
             ready: ready(&status)?,
             created: text(&metadata, "creationTimestamp")?
                 .unwrap_or_default()
                 .to_owned(),
             uid: text(&metadata, "uid")?.unwrap_or_default().to_owned(),
-            ports: container_ports(&spec)?,
+            // Known by nobody for a contradicted pod.
+            ports: match named.single() {
+                Some(_) => container_ports(&spec)?,
+                None => Vec::new(),
+            },
         })
     }
 }
 
-/// The pods that can be read.
+/// The pods, each as every object of its name describes it.
 #[derive(Debug)]
 pub(crate) struct Pods(Vec<Pod>);
 
@@ -128,7 +138,10 @@ impl Pods {
         Self(
             objects
                 .of(Kind::Pod)
-                .filter_map(|named| Pod::read(named).ok())
+                .flat_map(|named| {
+                    let read = |version| Pod::read(named, version).ok();
+                    named.versions.iter().filter_map(read)
+                })
                 .collect(),
         )
     }
@@ -137,27 +150,37 @@ impl Pods {
         self.0.iter()
     }
 
+    /// A pod that can be read.
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<&Pod> {
-        self.0
-            .iter()
-            .find(|pod| pod.namespace == namespace && pod.name == name)
+        self.iter()
+            .find(|pod| pod.is(namespace, name) && !pod.contradicted)
+    }
+
+    /// Whether there is such a pod, contradicted or not.
+    pub(crate) fn has(&self, namespace: &str, name: &str) -> bool {
+        self.iter().any(|pod| pod.is(namespace, name))
     }
 
     /// Whose address this is. Of two pods with one address: the running one, the newer, the
     /// one with the greater uid (S65, S89), and where all that is equal, the greater name.
+    /// Nobody's that could be known, if it may be that of a contradicted pod.
     pub(crate) fn owner(&self, address: IpAddr) -> Option<&Pod> {
-        self.0
-            .iter()
-            .filter(|pod| pod.counts() && pod.addresses.contains(&address))
-            .max_by_key(|pod| {
-                (
-                    pod.phase == Phase::Running,
-                    &pod.created,
-                    &pod.uid,
-                    &pod.namespace,
-                    &pod.name,
-                )
-            })
+        let claimants = || {
+            self.iter()
+                .filter(|pod| pod.counts() && pod.addresses.contains(&address))
+        };
+        if claimants().any(|pod| pod.contradicted) {
+            return None;
+        }
+        claimants().max_by_key(|pod| {
+            (
+                pod.phase == Phase::Running,
+                &pod.created,
+                &pod.uid,
+                &pod.namespace,
+                &pod.name,
+            )
+        })
     }
 }
 

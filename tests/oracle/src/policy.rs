@@ -18,8 +18,8 @@ use crate::{Destination, Protocol};
 pub(crate) struct Policy {
     namespace: String,
     name: String,
-    /// Nothing when there are several different objects of this name (S96).
-    object: Option<Fields>,
+    /// Several when there are different objects of this name (S96).
+    versions: Vec<Fields>,
 }
 
 impl fmt::Display for Policy {
@@ -36,7 +36,7 @@ impl Policy {
             .map(|named| Self {
                 namespace: named.namespace.clone(),
                 name: named.name.clone(),
-                object: named.single().cloned(),
+                versions: named.versions.clone(),
             })
             .collect();
         policies.sort_by_key(Self::to_string);
@@ -45,23 +45,15 @@ impl Policy {
 
     /// S2: a pod of its own namespace that it selects, if it is about egress.
     pub(crate) fn isolates(&self, pod: &Pod) -> bool {
-        if !pod.counts() || pod.namespace != self.namespace {
-            return false;
-        }
-        match self.spec() {
-            Ok(None) => false,
-            Ok(Some(spec)) => {
-                is_about_egress(spec)
-                    && match field(spec, "podSelector") {
-                        // S7
-                        None => true,
-                        // S91: one that cannot be compiled may mean any pod.
-                        Some(selector) => selects(selector, &pod.labels).unwrap_or(true),
-                    }
+        pod.counts()
+            && pod.namespace == self.namespace
+            && match self.versions.as_slice() {
+                [version] => version_isolates(version, pod),
+                // S96: unreadable, so whatever any of them may select.
+                versions => versions
+                    .iter()
+                    .any(|version| spec(version).map_or(true, |spec| selects_pod(spec, pod))),
             }
-            // Nothing is known of it but its namespace.
-            Err(Unreadable) => true,
-        }
     }
 
     /// Whether it allows this on its own. Means something for a pod that it isolates.
@@ -71,36 +63,57 @@ impl Policy {
         pod: Option<&Pod>,
         namespaces: &Namespaces,
     ) -> bool {
-        self.rules().is_ok_and(|rules| {
+        // S96: two that contradict each other allow nothing.
+        let [version] = self.versions.as_slice() else {
+            return false;
+        };
+        rules(version).is_ok_and(|rules| {
             // S10: any rule.
             rules.iter().any(|rule| {
                 rule_matches(rule, &self.namespace, to, pod, namespaces).unwrap_or(false)
             })
         })
     }
+}
 
-    /// Nothing for a policy without a `spec`: it has the defaults of every field, which is
-    /// to say nothing about egress (S3).
-    fn spec(&self) -> Result<Option<&Fields>, Unreadable> {
-        match field(self.object.as_ref().ok_or(Unreadable)?, "spec") {
-            None => Ok(None),
-            Some(spec) => spec.as_object().map(Some).ok_or(Unreadable),
-        }
+fn version_isolates(policy: &Fields, pod: &Pod) -> bool {
+    match spec(policy) {
+        Ok(spec) => spec.is_some_and(is_about_egress) && selects_pod(spec, pod),
+        // Nothing is known of it but its namespace.
+        Err(Unreadable) => true,
     }
+}
 
-    /// The egress rules, if the spec can be relied on: every field known, the kinds of
-    /// policy known (S79), the selector compiled (S91).
-    fn rules(&self) -> Result<&[Value], Unreadable> {
-        let Some(spec) = self.spec()? else {
-            return Ok(&[]);
-        };
-        check_fields(spec)?;
-        policy_types(spec)?;
-        if let Some(selector) = field(spec, "podSelector") {
-            selects(selector, &BTreeMap::new())?;
-        }
-        list(spec, "egress")
+fn selects_pod(spec: Option<&Fields>, pod: &Pod) -> bool {
+    match spec.and_then(|spec| field(spec, "podSelector")) {
+        // S7
+        None => true,
+        // S91: one that cannot be compiled may mean any pod.
+        Some(selector) => selects(selector, &pod.labels).unwrap_or(true),
     }
+}
+
+/// Nothing for a policy without a `spec`: it has the defaults of every field, which is to
+/// say nothing about egress (S3).
+fn spec(policy: &Fields) -> Result<Option<&Fields>, Unreadable> {
+    match field(policy, "spec") {
+        None => Ok(None),
+        Some(spec) => spec.as_object().map(Some).ok_or(Unreadable),
+    }
+}
+
+/// The egress rules, if the spec can be relied on: every field known, the kinds of policy
+/// known (S79), the selector compiled (S91).
+fn rules(policy: &Fields) -> Result<&[Value], Unreadable> {
+    let Some(spec) = spec(policy)? else {
+        return Ok(&[]);
+    };
+    check_fields(spec)?;
+    policy_types(spec)?;
+    if let Some(selector) = field(spec, "podSelector") {
+        selects(selector, &BTreeMap::new())?;
+    }
+    list(spec, "egress")
 }
 
 /// S2–S6. A policy that does not say so in a way that can be read is about egress, unless

@@ -91,22 +91,26 @@ impl Services {
         }
     }
 
-    /// What is behind this destination, once for each Service port that declares it. Empty
-    /// when none does (S86). Protocols without ports are never declared.
-    pub(crate) fn claims(&self, to: Destination, own_node: &str, pods: &Pods) -> Vec<Backends> {
-        let mut claims = Vec::new();
+    /// What is behind this destination. Nothing where no Service declares it (S86); protocols
+    /// without ports are never declared. Where several Services do, nobody knows which of them
+    /// gets it, so the endpoints of all.
+    pub(crate) fn behind(&self, to: Destination, own_node: &str, pods: &Pods) -> Backends {
+        let mut behind = Vec::new();
         for service in &self.services {
             for version in &service.versions {
                 for port in ports(version) {
-                    let facing = self.facing(version, &port, to);
-                    if let Some(local) = facing.map(|facing| facing.local_only(version)) {
-                        let own_node = local.then_some(own_node);
-                        claims.push(service.backends(&port, to.address, own_node, pods));
+                    let Some(facing) = self.facing(version, &port, to) else {
+                        continue;
+                    };
+                    let only_node = facing.local_only(version).then_some(own_node);
+                    match service.backends(&port, to.address, only_node, pods) {
+                        Backends::Usable(endpoints) => behind.extend(endpoints),
+                        Backends::Unreadable => return Backends::Unreadable,
                     }
                 }
             }
         }
-        claims
+        Backends::Usable(behind)
     }
 
     /// How this port of this Service declares the destination, if it does.
@@ -209,14 +213,16 @@ impl Service {
     }
 
     /// S96: what the controller would write into slices. A pod that reports no Ready
-    /// condition at all counts as ready, as an endpoint without one does.
+    /// condition at all counts as ready, as an endpoint without one does. A contradicted pod
+    /// may carry any labels.
     fn selected(&self, service: &Fields, port: &ServicePort, pods: &Pods) -> Vec<Endpoint> {
         let spec = below(service, "spec").unwrap_or_default();
         let selector = labels(&spec, "selector").unwrap_or_default();
         let publish_unready = field(&spec, "publishNotReadyAddresses") == Some(&Value::Bool(true));
         pods.iter()
             .filter(|pod| !selector.is_empty() && pod.namespace == self.namespace)
-            .filter(|pod| carries(&pod.labels, &selector) && pod.phase != Phase::Finished)
+            .filter(|pod| pod.contradicted || carries(&pod.labels, &selector))
+            .filter(|pod| pod.phase != Phase::Finished)
             .flat_map(|pod| {
                 let serving = pod.ready.unwrap_or(true);
                 let number = port.target(pod);
@@ -299,12 +305,10 @@ fn pod_seen(namespace: &str, endpoint: &Fields, pods: &Pods) -> bool {
     let target = below(endpoint, "targetRef").unwrap_or_default();
     let read = |name| text(&target, name).ok().flatten();
     read("kind") != Some("Pod")
-        || pods
-            .find(
-                read("namespace").unwrap_or(namespace),
-                read("name").unwrap_or_default(),
-            )
-            .is_some()
+        || pods.has(
+            read("namespace").unwrap_or(namespace),
+            read("name").unwrap_or_default(),
+        )
 }
 
 /// A slice numbers the Service's ports by their names; a port without a number is no target.

@@ -140,20 +140,22 @@ fn s96_a_network_policy_of_another_api_group_is_ignored() {
 }
 
 #[test]
-fn s96_two_different_policies_of_one_name_isolate_the_namespace_and_allow_nothing() {
-    let world = World::new()
-        .policy("x/p", json!({"policyTypes": ["Egress"], "egress": [{}]}))
-        .policy(
-            "x/p",
-            json!({"podSelector": {"matchLabels": {"pod": "c"}}, "policyTypes": ["Egress"], "egress": [{}]}),
-        );
-    for pod in ["x/a", "x/b", "x/c"] {
+fn s96_two_different_policies_of_one_name_isolate_what_either_selects_and_allow_nothing() {
+    let spec = |pod: &str, types: &str| json!({"podSelector": {"matchLabels": {"pod": pod}}, "policyTypes": [types], "egress": [{}]});
+    let world = |second: &str| {
+        World::new()
+            .policy("x/p", spec("a", "Egress"))
+            .policy("x/p", spec("c", second))
+    };
+    for pod in ["x/a", "x/c"] {
         assert_eq!(
-            world.ask(pod, "10.2.0.1:80/TCP"),
+            world("Egress").ask(pod, "10.2.0.1:80/TCP"),
             answer(false, &["x/p"], &[])
         );
     }
-    assert!(!world.isolated("y/a"));
+    assert!(!world("Egress").isolated("x/b"));
+    assert!(!world("Egress").isolated("y/a"));
+    assert!(world("Ingress").isolated("x/c"));
 }
 
 #[test]

@@ -488,7 +488,7 @@ fn s96_two_different_services_or_slices_of_one_name_deny_what_they_declare() {
 }
 
 #[test]
-fn s84_where_two_services_claim_one_frontend_both_must_allow() {
+fn s84_where_two_services_claim_one_frontend_the_endpoints_of_both_are_behind_it() {
     let other = |target: &str| {
         let mut object = service(
             "t",
