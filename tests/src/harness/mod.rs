@@ -4,7 +4,7 @@
 //! agent, an "outside" namespace with addresses to talk to, and a namespace a pod. Nothing
 //! of the machine's own network is touched, so worlds can stand side by side.
 //!
-//! What a test does on it: [`Pod::probe`] sends real traffic, [`raw`] sends hand-made
+//! What a test does on it: `probe` sends real traffic, [`raw`] sends hand-made
 //! frames, [`Manifests`] edits what the agent reads, [`Agent`] starts and kills it. Every
 //! wait has a deadline and something it waits *for*; nothing sleeps and hopes.
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Fields at the top, or right below it, without which an object is another one.
-const IDENTITY: &[&str] = &["apiVersion", "kind", "name", "namespace"];
+const IDENTITY: &[&str] = &["apiVersion", "kind", "metadata", "name", "namespace"];
 
 /// Fields without which an object is none that the API would ever hand out.
 const REQUIRED: &[&str] = &[
