@@ -7,9 +7,11 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{
     Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, RingBuf,
 };
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::tc::{TcAttachOptions, qdisc_add_clsact};
+use aya::programs::{LinkOrder, ProgramType, SchedClassifier, TcAttachType};
+use aya::sys::is_helper_supported;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
+use aya_obj::generated::bpf_func_id;
 use egress_common::abi::{
     Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
     FRONTEND_ALLOW, FrontendKey, HookKey, PORTS_FIRST, PORTS_FIXED_BITS, PORTS_PRESENT, PortsData,
@@ -64,13 +66,22 @@ pub(crate) struct Machine {
     next_class: u32,
 }
 
+/// Kernels before 5.11 refuse a program that calls for it.
+pub(crate) fn has_coarse_clock() -> bool {
+    is_helper_supported(
+        ProgramType::SchedClassifier,
+        bpf_func_id::BPF_FUNC_ktime_get_coarse_ns,
+    )
+    .unwrap()
+}
+
 fn raw<const N: usize>(value: &(impl IntoBytes + Immutable)) -> [u8; N] {
     value.as_bytes().try_into().unwrap()
 }
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        Self::with_clock(true)
+        Self::with_clock(has_coarse_clock())
     }
 
     pub(crate) fn with_clock(coarse: bool) -> Self {
@@ -265,9 +276,15 @@ impl Machine {
         self.hook = index.into();
         self.isolate();
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-        program(&mut self.ebpf, "from_pod")
+        let program = program(&mut self.ebpf, "from_pod");
+        if program
             .attach_with_options(interface, TcAttachType::Ingress, options)
-            .unwrap();
+            .is_err()
+        {
+            // Before 6.6.
+            qdisc_add_clsact(interface).unwrap();
+            program.attach(interface, TcAttachType::Ingress).unwrap();
+        }
     }
 
     /// Has a frame arrive for the pod, which drops nothing.
@@ -317,9 +334,10 @@ impl Machine {
         (verdict, result.duration)
     }
 
-    pub(crate) fn verified_instructions(&mut self, name: &str) -> u32 {
+    /// `None` before 5.16, which does not tell.
+    pub(crate) fn verified_instructions(&mut self, name: &str) -> Option<u32> {
         let info = program(&mut self.ebpf, name).info().unwrap();
-        info.verified_instruction_count().unwrap()
+        info.verified_instruction_count()
     }
 
     /// Packets and bytes dropped for a reason, over all CPUs, protocols and families.

@@ -28,9 +28,15 @@ const DENIED_PORT: u16 = 22;
 #[ignore = "needs root and BPF"]
 fn the_verifier_takes_a_fraction_of_its_budget() {
     for coarse in [false, true] {
+        if coarse && !machine::has_coarse_clock() {
+            continue;
+        }
         let mut machine = Machine::with_clock(coarse);
         for program in ["from_pod", "to_pod", "empty"] {
-            let instructions = machine.verified_instructions(program);
+            let Some(instructions) = machine.verified_instructions(program) else {
+                println!("{program}: loaded; this kernel does not tell how many instructions");
+                continue;
+            };
             println!("{program}: {instructions} instructions verified (coarse clock: {coarse})");
             // Of a million; older kernels need more for the same program.
             assert!(instructions < 200_000, "{program}: {instructions}");

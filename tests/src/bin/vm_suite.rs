@@ -88,9 +88,10 @@ fn facts() -> Result<()> {
     world.namespace("x", &[])?;
     let pod = world.pod(PodSpec::new("x", "a"))?;
     world.manifests.put("deny.json", &deny_all("x"))?;
-    world
-        .agent
-        .launch(&world.host, &["--log-level", "egress_agent=debug"])?;
+    world.agent.launch(
+        &world.host,
+        &["--log-level", "info,egress_agent::datapath=debug"],
+    )?;
     let facts = world
         .agent
         .wait_ready(&world.host)
@@ -100,7 +101,11 @@ fn facts() -> Result<()> {
             println!("@vm fact coarse-clock {}", coarse_clock(&world)?);
             instructions()
         });
-    facts.with_context(|| format!("the agent's log: {}", world.agent.log_tail()))
+    facts.with_context(|| {
+        let status = world.agent.status(&world.host);
+        let log = world.agent.log_tail();
+        format!("the agent says of itself: {status:?}, and its log: {log}")
+    })
 }
 
 /// As the kernel tells it, not as the agent does.

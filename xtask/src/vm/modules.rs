@@ -12,9 +12,11 @@ use anyhow::{Context as _, Result, bail};
 
 /// What the harness and the agent use. A kernel that has one of them built in has no such
 /// file.
-const WANTED: [&str; 6] = [
+const WANTED: [&str; 7] = [
     // Pods' interfaces.
     "veth",
+    // Frames of any shape, in `kernel`.
+    "tun",
     // Attaching without TCX.
     "sch_ingress",
     "cls_bpf",

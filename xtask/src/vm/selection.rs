@@ -14,11 +14,16 @@ pub(super) struct Tests {
 
 /// Every hook, family and protocol at least once; what differs between kernels more often:
 /// attaching, adopting, letting go, parsing, the map types.
-pub(super) const PROGRAMS: [Tests; 7] = [
+pub(super) const PROGRAMS: [Tests; 8] = [
     Tests {
         package: "egress-agent",
         target: "kernel",
         sample: &[],
+    },
+    Tests {
+        package: "egress-tests",
+        target: "stage",
+        sample: &["sockets_reach_everything", "hand_made_packets_come_out"],
     },
     Tests {
         package: "egress-tests",
