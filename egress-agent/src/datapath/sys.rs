@@ -13,18 +13,83 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 
 /// A map outside the object: the inner maps of RULESET_CIDRS and INBOUND.
+///
+/// `typed` gives it type information (BTF), as the object's own inner maps have: from 5.15 to 6.2 an
+/// inner map must equal them in what its BTF says of timers, and "no BTF" differs from "no timer"
+/// (`bpf_map_meta_equal`).
 pub(super) fn create_map(
     name: &str,
     map_type: bpf_map_type,
-    key: u32,
-    value: u32,
+    sizes: (u32, u32),
     entries: u32,
     flags: u32,
+    typed: bool,
 ) -> Result<MapData, MapError> {
+    let (key, value) = sizes;
     #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
     let map_type = map_type as u32;
-    let map = aya_obj::Map::new_from_params(map_type, key, value, entries, flags);
-    MapData::create(map, name, None)
+    if !typed {
+        let map = aya_obj::Map::new_from_params(map_type, key, value, entries, flags);
+        return MapData::create(map, name, None);
+    }
+    let failed = |io_error| MapError::CreateError {
+        name: name.to_owned(),
+        io_error,
+    };
+    let btf = load_btf(key, value).map_err(failed)?;
+    let mut attr = zeroed();
+    // SAFETY: the first member of the union is the one BPF_MAP_CREATE reads, and any bytes are a value
+    // of it.
+    let map = unsafe { &mut attr.__bindgen_anon_1 };
+    map.map_type = map_type;
+    map.key_size = key;
+    map.value_size = value;
+    map.max_entries = entries;
+    map.map_flags = flags;
+    map.btf_fd = fd(btf.as_fd());
+    map.btf_key_type_id = BTF_KEY;
+    map.btf_value_type_id = BTF_VALUE;
+    let number = call(bpf_cmd::BPF_MAP_CREATE, &mut attr).map_err(failed)?;
+    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+    MapData::from_fd(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Types of [`load_btf`].
+const BTF_KEY: u32 = 3;
+const BTF_VALUE: u32 = 5;
+
+/// Type information of a key and a value that are structs of bytes
+/// (Documentation/bpf/btf.rst).
+fn load_btf(key: u32, value: u32) -> io::Result<OwnedFd> {
+    const INT: u32 = 1 << 24;
+    const ARRAY: u32 = 3 << 24;
+    const STRUCT_OF_ONE: u32 = 4 << 24 | 1;
+    const STRINGS: &[u8; 4] = b"\0u8\0";
+    let types: Vec<u32> = [
+        // 1: u8, of 8 bits.
+        vec![1, INT, 1, 8],
+        // 2 and 3: a key; 4 and 5: a value. An array of type 1 indexed by type 1, and a struct of it.
+        vec![0, ARRAY, 0, 1, 1, key, 0, STRUCT_OF_ONE, key, 0, 2, 0],
+        vec![0, ARRAY, 0, 1, 1, value, 0, STRUCT_OF_ONE, value, 0, 4, 0],
+    ]
+    .concat();
+    let length = u32::try_from(types.len() * 4).unwrap_or(u32::MAX);
+    let mut bytes: Vec<u8> = Vec::new();
+    // Magic, version 1, no flags; then the header's length and where types and strings are.
+    bytes.extend(0xeb9f_u16.to_ne_bytes());
+    bytes.extend([1, 0]);
+    for word in [24, 0, length, length, 4].into_iter().chain(types) {
+        bytes.extend(u32::to_ne_bytes(word));
+    }
+    bytes.extend(STRINGS);
+    let mut attr = zeroed();
+    // SAFETY: this member of the union is the one BPF_BTF_LOAD reads, and any bytes are a value of it.
+    let btf = unsafe { &mut attr.__bindgen_anon_7 };
+    btf.btf = address(&bytes);
+    btf.btf_size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let number = call(bpf_cmd::BPF_BTF_LOAD, &mut attr)?;
+    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// `BPF_MAP_UPDATE_BATCH` (5.6, of tries 5.16): all keys in one call. `keys` and `values` hold

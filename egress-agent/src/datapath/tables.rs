@@ -10,7 +10,7 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray
 use aya_obj::generated::bpf_map_type;
 use egress_common::abi::{
     Address, Config, Counter, CounterKey, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PortsData,
-    RulesetClass, RulesetFrontend,
+    RULESET_DENY, RulesetClass, RulesetFrontend,
 };
 use egress_core::trie::Trie;
 use zerocopy::network_endian::{U32, U64};
@@ -54,6 +54,8 @@ pub(super) struct Tables {
     trie_entries: u32,
     /// Capacity of one endpoint's inbound flows.
     inbound_entries: u32,
+    /// Inner maps must have type information here.
+    typed: bool,
 }
 
 /// The counters, read by whoever scrapes.
@@ -69,7 +71,7 @@ impl Tables {
         trie_entries: u32,
         inbound_entries: u32,
     ) -> Result<Self, SetupError> {
-        Ok(Self {
+        let mut tables = Self {
             endpoints: Hash::take(ebpf, "ENDPOINTS")?,
             config: take(ebpf, "CONFIG")?,
             peers: Hash::take(ebpf, "PEERS")?,
@@ -86,7 +88,22 @@ impl Tables {
             opened: BTreeMap::new(),
             trie_entries,
             inbound_entries,
-        })
+            typed: false,
+        };
+        tables.probe();
+        Ok(tables)
+    }
+
+    /// Finds out whether inner maps must have type information, at the slot that no ruleset has.
+    fn probe(&mut self) {
+        let fits = |tables: &mut Self| {
+            let (v4, v6) = tables.new_pair()?;
+            tables.place(RULESET_DENY, &v4, &v6)
+        };
+        if let Err(error) = fits(self) {
+            tracing::debug!(%error, "inner maps get type information");
+            self.typed = true;
+        }
     }
 
     /// Fills the tries of a slot that no endpoint uses. Without a spare pair in the slot this waits
@@ -133,10 +150,10 @@ impl Tables {
             sys::create_map(
                 name,
                 bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
-                key,
-                4,
+                (key, 4),
                 self.trie_entries,
                 NO_PREALLOC,
+                self.typed,
             )
         };
         Ok((
@@ -192,10 +209,10 @@ impl Tables {
         let map = sys::create_map(
             "inbound",
             bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
-            24,
-            16,
+            (24, 16),
             self.inbound_entries,
             0,
+            self.typed,
         )
         .map_err(|e| failed("INBOUND", "create", e))?;
         self.inbound
