@@ -350,7 +350,7 @@ impl Classes {
                     .ports
                     .iter()
                     .filter(|(name, _)| names.contains(name))
-                    .map(|(name, numbers)| (name.clone(), numbers.clone()))
+                    .map(|(name, numbers)| (name.clone(), numbers.iter().copied().collect()))
                     .collect(),
             };
             let class = if let Some(class) = signatures.get(&signature) {

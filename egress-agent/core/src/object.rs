@@ -228,8 +228,9 @@ pub struct Pod {
     pub ready: Option<bool>,
     /// `metadata.deletionTimestamp` is there (S63, S96).
     pub terminating: bool,
-    /// Named container ports, sidecars included (S37, S43, S44).
-    pub ports: BTreeMap<(Protocol, String), BTreeSet<u16>>,
+    /// Named container ports, sidecars included (S37, S43, S44): distinct numbers in the order of
+    /// the containers, sidecars last.
+    pub ports: BTreeMap<(Protocol, String), Vec<u16>>,
     /// Annotation `egress-agent.dev/netns`.
     pub netns: Option<String>,
     /// The controlling owner, `KIND/NAME`, of `metadata.ownerReferences`.

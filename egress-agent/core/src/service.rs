@@ -80,10 +80,6 @@ pub enum Closed {
     /// Every usable endpoint is a pod that was not seen yet (S84).
     #[error("none of its pods was seen yet")]
     Unseen,
-    /// Another Service has the same address, protocol and port: which one packets reach is
-    /// not known.
-    #[error("{0} has the same address and port")]
-    Shared(Name),
 }
 
 /// Every frontend as a pod on `node` meets it, ordered by address, protocol and port.
@@ -259,12 +255,15 @@ fn add(found: &mut BTreeMap<Spot, Frontend>, new: Frontend) {
             free.insert(new);
         }
         Entry::Occupied(mut taken) => {
+            // Which of the two Services packets reach is not known: the endpoints of both are behind
+            // the place. One Service may stand there twice, a node's address among its external ones.
             let old = taken.get_mut();
-            // One Service may reach one place twice: a node's address among its external ones.
-            if *old != new {
-                old.backends = Backends::default();
-                old.closed.get_or_insert(Closed::Shared(new.service));
-            }
+            old.closed = old.closed.take().or(new.closed);
+            old.backends = if old.closed.is_some() {
+                Backends::default()
+            } else {
+                old.backends.iter().chain(&*new.backends).copied().collect()
+            };
         }
     }
 }
@@ -573,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn two_services_at_one_place_close_whatever_the_order() {
+    fn two_services_at_one_place_have_the_endpoints_of_both_behind_it_s84() {
         let other = |name: &str| {
             let spec = json!({"clusterIP": "10.96.0.9", "externalIPs": ["10.96.0.1"], "ports": [{"port": 80}]});
             [
@@ -581,17 +580,25 @@ mod tests {
                 slice_value(name, &json!([ready("10.0.0.9")]), &json!([{"port": 80}])),
             ]
         };
-        for (service, shared) in [("a/first", "x/web"), ("z/last", "z/last")] {
+        for service in ["a/first", "z/last"] {
             let mut values = vec![web(&[]), slice(&[ready("10.0.0.1")])];
             values.extend(other(service));
             assert_eq!(
                 at(&values, "10.96.0.1|80"),
-                Some(Err(Closed::Shared(name(shared))))
+                backends(&["10.0.0.1|8080", "10.0.0.9|80"])
             );
             assert_eq!(
                 at(&values, "10.96.0.9|80"),
                 backends(&["10.0.0.9|80"]),
                 "only there"
+            );
+            let unseen = slice(&[of_pod(ready("10.0.0.1"), "unseen")]);
+            let mut values = vec![web(&[]), unseen];
+            values.extend(other(service));
+            assert_eq!(
+                at(&values, "10.96.0.1|80"),
+                Some(Err(Closed::Unseen)),
+                "closed for one, closed for both"
             );
         }
     }
@@ -667,6 +674,26 @@ mod tests {
         assert_eq!(
             at(&[local, a(), far], "10.96.0.1|80"),
             backends(&["10.0.0.1|8080"])
+        );
+    }
+
+    #[test]
+    fn a_port_name_that_a_pod_declares_twice_is_the_first_to_a_service_s96() {
+        let service = web(&[
+            ("selector", json!({"app": "web"})),
+            ("ports", json!([{"port": 80, "targetPort": "http"}])),
+        ]);
+        let pod = with(
+            pod_value("x/a", &["10.0.0.1"], &json!({"app": "web"})),
+            "/spec/containers",
+            json!([
+                {"ports": [{"name": "http", "containerPort": 9090}]},
+                {"ports": [{"name": "http", "containerPort": 8080}]},
+            ]),
+        );
+        assert_eq!(
+            at(&[service, pod], "10.96.0.1|80"),
+            backends(&["10.0.0.1|9090"])
         );
     }
 

@@ -191,7 +191,7 @@ fn cluster_field(addresses: &[IpAddr], headless: bool) -> Option<String> {
     }
 }
 
-/// Now and then an address that is somebody's.
+/// Now and then an address that is somebody's, a pod's or another Service's.
 fn external_addresses(draw: &mut Draw, scene: &Scene, service: usize) -> Vec<IpAddr> {
     if !draw.chance(25) {
         return Vec::new();
@@ -202,10 +202,13 @@ fn external_addresses(draw: &mut Draw, scene: &Scene, service: usize) -> Vec<IpA
         .iter()
         .flat_map(|pod| pod.addresses.clone())
         .collect();
-    let foreign = if service == 1 { 30 } else { 0 };
-    match (draw.weighted(&[80, foreign, foreign]), draw.pick_any(&pods)) {
+    match (draw.weighted(&[60, 15, 15, 10]), draw.pick_any(&pods)) {
         (1, Some(pod)) => vec![*pod],
         (2, _) => scene.addresses.first().copied().into_iter().collect(),
+        (3, _) => {
+            draw.shows(&[84]);
+            vec![external_address(1)]
+        }
         _ => vec![external_address(service)],
     }
 }

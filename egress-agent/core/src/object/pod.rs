@@ -13,7 +13,7 @@ use crate::policy::{Protocol, parse::is_port_name};
 /// Names the pod's network namespace where no runtime does.
 const NETNS_ANNOTATION: &str = "egress-agent.dev/netns";
 
-type NamedPorts = BTreeMap<(Protocol, String), BTreeSet<u16>>;
+type NamedPorts = BTreeMap<(Protocol, String), Vec<u16>>;
 
 pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
     let name = metadata::full_name(root)?;
@@ -132,7 +132,10 @@ fn named_ports(
                 let named = notes.minor(named_port(&port));
                 // One name may stand on two ports of one pod: each of them counts (S44).
                 if let Some((protocol, name, number)) = named {
-                    found.entry((protocol, name)).or_default().insert(number);
+                    let numbers = found.entry((protocol, name)).or_default();
+                    if !numbers.contains(&number) {
+                        numbers.push(number);
+                    }
                 }
             }
         }

@@ -29,7 +29,7 @@ enum PortsOf<'s> {
 
 impl Endpoint<'_> {
     /// The numbers that a Service port has at this endpoint; none, and it is no endpoint of
-    /// that port. More than one only where a slice or a pod names two ports alike.
+    /// that port. More than one only where a slice names two ports alike.
     pub(super) fn numbers(&self, port: &ServicePort) -> BTreeSet<u16> {
         match &self.ports {
             PortsOf::Slice(ports) => ports
@@ -39,11 +39,14 @@ impl Endpoint<'_> {
                 .collect(),
             PortsOf::Pod(pod) => match &port.target {
                 TargetPort::Number(number) => BTreeSet::from([*number]),
+                // The controller takes the first that has the name (S96); all of them are S44's,
+                // which is about policies.
                 TargetPort::Name(name) => pod
                     .ports
                     .get(&(port.protocol, name.clone()))
-                    .cloned()
-                    .unwrap_or_default(),
+                    .and_then(|numbers| numbers.first().copied())
+                    .into_iter()
+                    .collect(),
             },
         }
     }
