@@ -9,6 +9,7 @@
 
 mod build;
 mod check;
+mod image;
 mod privileges;
 mod process;
 mod program;
@@ -40,6 +41,8 @@ enum Command {
     Toolchain,
     /// Build the agent, kernel programs included
     Build(build::Args),
+    /// The container image as a file, without a daemon
+    Image(image::Args),
     /// Formatting, lints, crate boundaries, dependencies
     Check,
     /// Every test this machine can run, and a list of those it cannot
@@ -66,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Toolchain => toolchain::run(&workspace),
         Command::Build(args) => build::run(&workspace, &args),
+        Command::Image(args) => image::run(&workspace, &args),
         Command::Check => check::run(&workspace),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Demo(args) => program::run(&workspace, "demo", &args.arguments),
