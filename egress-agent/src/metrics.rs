@@ -1,8 +1,10 @@
 //! Everything under `/metrics`.
 //!
 //! Packet counts come from the kernel's counters at the moment of the scrape, never from
-//! events, which are rate limited.
+//! events, which are rate limited. What there is, by name, is in [`catalogue`].
 
+pub mod catalogue;
+mod collectors;
 mod counters;
 mod kernel;
 mod observations;

@@ -31,6 +31,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Every protocol that is told apart.
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::Sctp, Self::Icmp, Self::Other];
+
     /// The protocol of an IP protocol number, as in a packet, a record or a counter.
     pub const fn from_number(number: u8) -> Self {
         match number {
@@ -74,6 +77,9 @@ pub enum Family {
 }
 
 impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
     /// The family of a number in a key or a record; `None` for a frame that is neither.
     pub const fn from_abi(family: u8) -> Option<Self> {
         match family {

@@ -285,6 +285,7 @@ impl Agent {
             );
             self.observations.bpf_failed(refusal.map, "full");
         }
+        self.observations.refused(planned.refused.len());
         self.refused = planned.refused;
         if planned.steps.is_empty() {
             return Ok(());

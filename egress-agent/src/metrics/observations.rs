@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{
-    Error, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry,
-};
+use prometheus::{Error, GaugeVec, Histogram, HistogramVec, IntCounterVec, IntGauge, Registry};
+
+use super::catalogue;
 
 /// A part of the way from an event to the last write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,15 +33,6 @@ impl Stage {
     }
 }
 
-/// Seconds. A small change takes 1 ms; ten thousand pods and a thousand policies are
-/// meant to take a second; beyond a minute it is broken.
-const PROGRAMMING_BUCKETS: [f64; 12] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
-];
-
-/// Seconds from a pod's interface to its enforcement.
-const DELAY_BUCKETS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
-
 /// Counters and histograms that the agent's tasks fill. Shared by reference: every
 /// method takes `&self`.
 #[derive(Clone, Debug)]
@@ -53,67 +43,23 @@ pub struct Observations {
     attach_failures: IntCounterVec,
     bpf_errors: IntCounterVec,
     last_event: GaugeVec,
+    refused_rulesets: IntGauge,
 }
 
 impl Observations {
     /// Nothing observed yet.
     pub fn new() -> Result<Self, Error> {
         let registry = Registry::new();
-        let programming = registered(
-            &registry,
-            HistogramVec::new(
-                HistogramOpts::new(
-                    "egress_policy_programming_seconds",
-                    "Seconds from an event to the last write it led to, by stage.",
-                )
-                .buckets(PROGRAMMING_BUCKETS.to_vec()),
-                &["stage"],
-            )?,
-        )?;
+        let programming = catalogue::PROGRAMMING_SECONDS.histograms(&registry)?;
         // Histograms are there from the start, so that a rate over the first one is right.
         for stage in Stage::ALL {
             programming.get_metric_with_label_values(&[stage.name()])?;
         }
-        let enforcement_delay = registered(
-            &registry,
-            Histogram::with_opts(
-                HistogramOpts::new(
-                    "egress_pod_enforcement_delay_seconds",
-                    "Seconds from seeing a pod's interface to enforcing what its policies say.",
-                )
-                .buckets(DELAY_BUCKETS.to_vec()),
-            )?,
-        )?;
-        let attach_failures = registered(
-            &registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "egress_attach_failures_total",
-                    "Programs that could not be attached.",
-                ),
-                &["hook", "reason"],
-            )?,
-        )?;
-        let bpf_errors = registered(
-            &registry,
-            IntCounterVec::new(
-                Opts::new(
-                    "egress_bpf_errors_total",
-                    "Operations on kernel tables that failed.",
-                ),
-                &["map", "op"],
-            )?,
-        )?;
-        let last_event = registered(
-            &registry,
-            GaugeVec::new(
-                Opts::new(
-                    "egress_watch_last_event_timestamp_seconds",
-                    "When the last event of a resource arrived, in seconds since 1970.",
-                ),
-                &["resource"],
-            )?,
-        )?;
+        let enforcement_delay = catalogue::ENFORCEMENT_DELAY_SECONDS.histogram(&registry)?;
+        let attach_failures = catalogue::ATTACH_FAILURES.counters(&registry, &[])?;
+        let bpf_errors = catalogue::BPF_ERRORS.counters(&registry, &[])?;
+        let last_event = catalogue::WATCH_LAST_EVENT.float_gauges(&registry)?;
+        let refused_rulesets = catalogue::REFUSED_RULESETS.gauge(&registry)?;
         Ok(Self {
             registry,
             programming,
@@ -121,6 +67,7 @@ impl Observations {
             attach_failures,
             bpf_errors,
             last_event,
+            refused_rulesets,
         })
     }
 
@@ -155,15 +102,13 @@ impl Observations {
             .set(now.as_duration().as_secs_f64());
     }
 
+    /// So many rulesets did not fit, at the last attempt.
+    pub fn refused(&self, rulesets: usize) {
+        self.refused_rulesets
+            .set(rulesets.try_into().unwrap_or(i64::MAX));
+    }
+
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
-}
-
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: C,
-) -> Result<C, Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }

@@ -1,9 +1,9 @@
 //! The Prometheus text of one scrape.
 
-use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Error, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Error, Registry, TextEncoder};
 
+use super::catalogue;
 use super::counters::Scrape;
 use super::observations::Observations;
 use crate::status::{PodState, Policy, PolicyState, ProblemKind, Status};
@@ -30,42 +30,24 @@ pub fn render(
 }
 
 fn of_status(registry: &Registry, status: &Status) -> Result<(), Error> {
-    let build = gauges(
-        registry,
-        "egress_build_info",
-        "Always 1; the labels say which agent runs.",
-        &["version", "abi"],
-    )?;
+    let build = catalogue::BUILD_INFO.gauges(registry)?;
     let abi = egress_common::abi::ABI_VERSION.to_string();
     build
         .get_metric_with_label_values(&[status.version.as_str(), abi.as_str()])?
         .set(1);
 
-    let ready = IntGauge::new(
-        "egress_ready",
-        "1 when everything seen so far is programmed, else 0.",
-    )?;
-    registry.register(Box::new(ready.clone()))?;
-    ready.set(i64::from(status.ready));
+    catalogue::READY
+        .gauge(registry)?
+        .set(i64::from(status.ready));
 
-    let pods = gauges(
-        registry,
-        "egress_pods",
-        "Pods of this node by what is enforced.",
-        &["state"],
-    )?;
+    let pods = catalogue::PODS.gauges(registry)?;
     for state in PodState::ALL {
         let count = status.pods.iter().filter(|p| p.state == state).count();
         pods.get_metric_with_label_values(&[state.name()])?
             .set(signed(count));
     }
 
-    let policies = gauges(
-        registry,
-        "egress_policies",
-        "Policies by how much could be read.",
-        &["kind", "state"],
-    )?;
+    let policies = catalogue::POLICIES.gauges(registry)?;
     // Zeros of the kind that always can be there; others show once they are.
     for state in PolicyState::ALL {
         policies
@@ -78,17 +60,8 @@ fn of_status(registry: &Registry, status: &Status) -> Result<(), Error> {
             .inc();
     }
 
-    let problems = gauges(
-        registry,
-        "egress_source_problems",
-        "Input that cannot be read, by what it is; what it names is closed.",
-        &["kind"],
-    )?;
-    let enforcement = IntGauge::new(
-        "egress_enforcement_problems",
-        "Things the kernel does not enforce as asked.",
-    )?;
-    registry.register(Box::new(enforcement.clone()))?;
+    let problems = catalogue::SOURCE_PROBLEMS.gauges(registry)?;
+    let enforcement = catalogue::ENFORCEMENT_PROBLEMS.gauge(registry)?;
     for kind in ProblemKind::ALL {
         let count = signed(status.problems.iter().filter(|p| p.kind == kind).count());
         match kind {
@@ -112,19 +85,8 @@ fn of_scrape(registry: &Registry, scrape: &Scrape) -> Result<(), Error> {
         maps,
     } = scrape;
 
-    let names = ["reason", "protocol", "family"];
-    let packets = counters(
-        registry,
-        "egress_dropped_packets_total",
-        "Packets dropped on this node; a GSO frame counts as its segments.",
-        &names,
-    )?;
-    let bytes = counters(
-        registry,
-        "egress_dropped_bytes_total",
-        "Bytes of the IP packets dropped on this node.",
-        &names,
-    )?;
+    let packets = catalogue::DROPPED_PACKETS.counters(registry, &[])?;
+    let bytes = catalogue::DROPPED_BYTES.counters(registry, &[])?;
     for ((reason, protocol, family), (packets_seen, bytes_seen)) in dropped {
         let values = [
             reason.name(),
@@ -139,13 +101,8 @@ fn of_scrape(registry: &Registry, scrape: &Scrape) -> Result<(), Error> {
             .inc_by(*bytes_seen);
     }
 
-    let passed = counters(
-        registry,
-        "egress_allowed_packets_total",
-        "Packets that pods of this node were allowed to send, isolated or not.",
-        &["family"],
-    )?;
-    for family in [Family::V4, Family::V6] {
+    let passed = catalogue::ALLOWED_PACKETS.counters(registry, &[])?;
+    for family in Family::ALL {
         let packets = allowed.get(&family).copied().unwrap_or(0);
         passed
             .get_metric_with_label_values(&[family.name()])?
@@ -154,17 +111,8 @@ fn of_scrape(registry: &Registry, scrape: &Scrape) -> Result<(), Error> {
 
     // All series have the label or none has: `WorkloadLabels` is one for the whole run.
     let by_pod = workloads.keys().any(|(series, _)| series.pod.is_some());
-    let names: &[&str] = if by_pod {
-        &["namespace", "workload", "pod", "reason"]
-    } else {
-        &["namespace", "workload", "reason"]
-    };
-    let by_workload = counters(
-        registry,
-        "egress_workload_dropped_packets_total",
-        "Packets dropped by sending workload; those above the limit share workload=\"overflow\".",
-        names,
-    )?;
+    let flags: &[&str] = if by_pod { &[catalogue::POD_LABEL] } else { &[] };
+    let by_workload = catalogue::WORKLOAD_DROPPED_PACKETS.counters(registry, flags)?;
     for ((series, reason), packets) in workloads {
         let mut values = vec![series.namespace.as_str(), series.workload.as_str()];
         if by_pod {
@@ -176,25 +124,12 @@ fn of_scrape(registry: &Registry, scrape: &Scrape) -> Result<(), Error> {
             .inc_by(*packets);
     }
 
-    let lost = prometheus::IntCounter::new(
-        "egress_events_lost_total",
-        "Drop records that found the ring buffer full; their packets are counted all the same.",
-    )?;
-    registry.register(Box::new(lost.clone()))?;
-    lost.inc_by(*events_lost);
+    catalogue::EVENTS_LOST
+        .counter(registry)?
+        .inc_by(*events_lost);
 
-    let entries = gauges(
-        registry,
-        "egress_bpf_map_entries",
-        "Entries in a kernel table.",
-        &["map"],
-    )?;
-    let capacity = gauges(
-        registry,
-        "egress_bpf_map_capacity",
-        "Entries that fit into a kernel table.",
-        &["map"],
-    )?;
+    let entries = catalogue::MAP_ENTRIES.gauges(registry)?;
+    let capacity = catalogue::MAP_CAPACITY.gauges(registry)?;
     for map in maps {
         entries
             .get_metric_with_label_values(&[map.name.as_str()])?
@@ -204,32 +139,6 @@ fn of_scrape(registry: &Registry, scrape: &Scrape) -> Result<(), Error> {
             .set(signed(map.capacity));
     }
     Ok(())
-}
-
-fn gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, Error> {
-    registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
-}
-
-fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntCounterVec, Error> {
-    registered(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
-}
-
-fn registered<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    collector: C,
-) -> Result<C, Error> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
 }
 
 /// Gauges are signed; no count here comes near the limit.
@@ -343,6 +252,7 @@ mod tests {
             "egress_source_problems{kind=\"file\"} 1",
             "egress_source_problems{kind=\"object\"} 0",
             "egress_enforcement_problems 0",
+            "egress_refused_rulesets 0",
             "egress_ready 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
@@ -362,6 +272,22 @@ mod tests {
         assert_eq!(helps, of("# TYPE "));
         assert!(helps.is_sorted_by(|a, b| a < b), "{helps:?}");
         assert!(helps.iter().all(|name| name.starts_with("egress_")));
+    }
+
+    #[test]
+    fn every_metric_is_served_as_the_table_says() {
+        let text = text(Some(&scrape()));
+        let mut wanted: Vec<String> = catalogue::ALL
+            .iter()
+            .map(|metric| format!("# TYPE {} {}", metric.name, metric.kind.name()))
+            .collect();
+        wanted.sort();
+        let served: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE ")).collect();
+        assert_eq!(served, wanted);
+        for metric in catalogue::ALL {
+            let help = format!("# HELP {} {}", metric.name, metric.help);
+            assert!(text.lines().any(|line| line == help), "{help}");
+        }
     }
 
     #[test]
