@@ -7,6 +7,7 @@ mod check;
 mod cleanup;
 mod drops;
 mod explain;
+mod listen;
 mod run;
 mod status;
 

@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::chart;
 use crate::process;
 use crate::toolchain::{self, Compiler, Purpose};
 use crate::workspace::Workspace;
@@ -26,7 +27,7 @@ enum Outcome {
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     // Clippy compiles the agent, whose build script compiles the kernel programs.
     let compiler = toolchain::ensure(workspace, Purpose::Build)?.compiler();
-    let checks: [(&str, &dyn Fn() -> Result<Outcome>); 6] = [
+    let checks: [(&str, &dyn Fn() -> Result<Outcome>); 7] = [
         ("formatting", &|| formatting(workspace)),
         ("lints", &|| lints(workspace)),
         ("lints of the kernel programs", &|| {
@@ -34,6 +35,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
         }),
         ("every crate inherits the lints", &|| inherited(workspace)),
         ("crate boundaries", &|| crate_boundaries(workspace)),
+        ("the chart and what is derived from it", &|| {
+            deployment(workspace)
+        }),
         ("dependencies (cargo-deny)", &|| dependencies(workspace)),
     ];
     let mut report = Vec::new();
@@ -123,6 +127,10 @@ fn crate_boundaries(workspace: &Workspace) -> Result<Outcome> {
         broken.extend(rule.broken(&metadata)?);
     }
     findings(&broken)
+}
+
+fn deployment(workspace: &Workspace) -> Result<Outcome> {
+    Ok(chart::check(workspace)?.map_or(Outcome::Passed, Outcome::Skipped))
 }
 
 fn dependencies(workspace: &Workspace) -> Result<Outcome> {

@@ -8,6 +8,7 @@
 )]
 
 mod build;
+mod chart;
 mod check;
 mod image;
 mod privileges;
@@ -43,7 +44,9 @@ enum Command {
     Build(build::Args),
     /// The container image as a file, without a daemon
     Image(image::Args),
-    /// Formatting, lints, crate boundaries, dependencies
+    /// Write what is derived from the Helm chart: deploy/install.yaml, the table of values
+    Render,
+    /// Formatting, lints, crate boundaries, dependencies, the chart
     Check,
     /// Every test this machine can run, and a list of those it cannot
     Test(test::Args),
@@ -70,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Toolchain => toolchain::run(&workspace),
         Command::Build(args) => build::run(&workspace, &args),
         Command::Image(args) => image::run(&workspace, &args),
+        Command::Render => chart::render(&workspace),
         Command::Check => check::run(&workspace),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Demo(args) => program::run(&workspace, "demo", &args.arguments),

@@ -1,6 +1,5 @@
 //! `run`: enforces until it is told to end.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use egress_core::compile::Options;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::listen::Listen;
 use super::{PlacesArgs, SocketArgs};
 use crate::agent::{self, Settings};
 use crate::datapath::Sizes;
@@ -30,14 +30,23 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR", env = "EGRESS_MANIFESTS")]
     manifests: Option<PathBuf>,
 
-    /// Address of /metrics, /healthz and /readyz.
+    /// Address of /metrics, /healthz and /readyz; without a port, that of --http-port.
     #[arg(
         long,
-        value_name = "ADDRESS:PORT",
+        value_name = "ADDRESS[:PORT]",
         env = "EGRESS_HTTP_ADDR",
-        default_value = "127.0.0.1:9810"
+        default_value = "127.0.0.1"
     )]
-    http_addr: SocketAddr,
+    http_addr: Listen,
+
+    /// Port of /metrics, /healthz and /readyz when --http-addr names none.
+    #[arg(
+        long,
+        value_name = "PORT",
+        env = "EGRESS_HTTP_PORT",
+        default_value_t = 9810
+    )]
+    http_port: u16,
 
     #[command(flatten)]
     socket: SocketArgs,
@@ -107,7 +116,7 @@ impl Args {
             manifests,
             pin_root: self.places.pin_root,
             socket: self.socket.socket,
-            http_addr: self.http_addr,
+            http_addr: self.http_addr.or_port(self.http_port),
             state_dir: self.places.state_dir,
             events_per_second: self.events_per_second,
             sizes: Sizes::default(),
@@ -162,7 +171,10 @@ mod tests {
     #[test]
     fn flags_have_the_defaults_of_the_contract() {
         let args = parse(&[]);
-        assert_eq!(args.http_addr, "127.0.0.1:9810".parse().unwrap());
+        assert_eq!(
+            args.http_addr.or_port(args.http_port),
+            "127.0.0.1:9810".parse().unwrap()
+        );
         assert_eq!(
             args.socket.socket,
             PathBuf::from("/run/egress-agent/agent.sock")

@@ -2,10 +2,14 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::{Output, SocketArgs, client_runtime};
 use crate::serve::client::Client;
 use crate::status::{self, Colour};
+
+/// Exit code of `--wait-ready` when the agent answers and is not ready.
+const NOT_READY: u8 = 1;
 
 /// Shows what the running agent enforces: problems, pods, policies, rulesets, map fill.
 #[derive(Debug, clap::Args)]
@@ -16,11 +20,21 @@ pub(super) struct Args {
     /// How it is printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+
+    /// Waits so many seconds for the agent to be ready; exits with 1 if it is not by then.
+    #[arg(long, value_name = "SECONDS")]
+    wait_ready: Option<u64>,
 }
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let status = client_runtime()?.block_on(Client::new(&self.socket.socket).status())?;
+        let client = Client::new(&self.socket.socket);
+        let status = client_runtime()?.block_on(async {
+            match self.wait_ready {
+                Some(seconds) => client.ready(Duration::from_secs(seconds)).await,
+                None => client.status().await,
+            }
+        })?;
         let mut stdout = io::stdout().lock();
         match self.output {
             Output::Text => {
@@ -39,6 +53,10 @@ impl Args {
             }
         }
         stdout.flush()?;
-        Ok(ExitCode::SUCCESS)
+        Ok(if self.wait_ready.is_some() && !status.ready {
+            ExitCode::from(NOT_READY)
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 }

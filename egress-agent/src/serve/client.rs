@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
@@ -10,11 +11,15 @@ use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
 
 use super::socket::{Question, Refusal};
 use super::stream::{Line, Wanted};
 use crate::answer::Answer;
 use crate::status::Status;
+
+/// Between two questions of [`Client::ready`].
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Talks to the agent behind a socket.
 #[derive(Clone, Debug)]
@@ -72,6 +77,19 @@ impl Client {
     /// What the agent enforces.
     pub async fn status(&self) -> Result<Status, Error> {
         self.json(Method::GET, "/v1/status", Bytes::new()).await
+    }
+
+    /// The last status within `limit`: that of an agent that is ready, if there was one. An
+    /// agent that is not there yet is waited for too.
+    pub async fn ready(&self, limit: Duration) -> Result<Status, Error> {
+        let start = Instant::now();
+        loop {
+            let answer = self.status().await;
+            if answer.as_ref().is_ok_and(|status| status.ready) || start.elapsed() >= limit {
+                return answer;
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     /// The verdict of the live tables.

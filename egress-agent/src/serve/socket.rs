@@ -223,6 +223,8 @@ fn refused(status: StatusCode, error: String) -> Response {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+    use std::time::Duration;
+
     use super::super::client::{Client, Error};
     use super::super::stream::Line;
     use super::super::testing::{Agent, drop_to};
@@ -255,6 +257,30 @@ mod tests {
         let served = served();
         let status = served.client.status().await.unwrap();
         assert_eq!(status, **served.agent.view.status.borrow());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_agent_is_told_as_soon_as_it_is_ready() {
+        let served = served();
+        let patient = tokio::spawn({
+            let client = served.client.clone();
+            async move { client.ready(Duration::from_mins(1)).await }
+        });
+        let late = served.client.ready(Duration::ZERO).await.unwrap();
+        assert!(!late.ready && !patient.is_finished());
+        served
+            .agent
+            .status
+            .send_modify(|status| Arc::make_mut(status).ready = true);
+        assert!(patient.await.unwrap().unwrap().ready);
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_vain_is_told_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client::new(&folder.path().join("none.sock"));
+        let error = client.ready(Duration::from_millis(1)).await.unwrap_err();
+        assert!(matches!(error, Error::NoAgent(_)), "{error}");
     }
 
     #[tokio::test]

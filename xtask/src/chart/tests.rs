@@ -1,0 +1,160 @@
+//! The chart under many values, as helm renders it.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::helm::Helm;
+use super::{CHART, objects, privileges, read, values, yaml};
+
+/// What is not the default and renders.
+const VARIANTS: [&[&str]; 9] = [
+    &[],
+    &["cni.install=false", "cleanupOnUninstall=false"],
+    &["metrics.serviceMonitor.enabled=true,metrics.serviceMonitor.interval=15s"],
+    &["metrics.podMonitor.enabled=true,metrics.podMonitor.labels.release=prometheus"],
+    &["allowOwnNode=true,spoofCheck=false,metrics.podLabel=true,cni.whenAgentDown=start"],
+    &["rbac.create=false,serviceAccount.create=false,serviceAccount.name=there"],
+    &["metrics.service.enabled=false,tests.enabled=false,metrics.port=19810"],
+    &["updateStrategy.type=OnDelete,updateStrategy.rollingUpdate=null,fullnameOverride=e"],
+    &["imagePullSecrets[0].name=s,extraArgs[0]=--x,extraEnv[0].name=A,seLinuxOptions.type=spc_t"],
+];
+
+/// What the schema refuses.
+const REFUSED: [&str; 14] = [
+    "image.tags=typo",
+    "image.pullPolicy=Sometimes",
+    "image.repository=",
+    "unknown=1",
+    "hostPID=true",
+    "securityContext.privileged=true",
+    "metrics.port=0",
+    "metrics.serviceMonitor.interval=often",
+    "cni.binDir=relative/path",
+    "cni.whenAgentDown=maybe",
+    "updateStrategy.type=Recreate",
+    "updateStrategy.rollingUpdate.maxUnavailable=0",
+    "log.format=xml",
+    "tolerations=all",
+];
+
+/// What the templates refuse: each value is right, together they are not.
+const CONTRADICTIONS: [&str; 3] = [
+    "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true",
+    "metrics.serviceMonitor.enabled=true,metrics.service.enabled=false",
+    "serviceAccount.create=false",
+];
+
+fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(CHART)
+}
+
+fn template(sets: &[&str]) -> Result<Vec<Value>> {
+    let helm = Helm::find().context("no helm on PATH")?;
+    let options: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    objects(&helm.template(&chart(), "some-namespace", &options)?)
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn helm_finds_nothing_to_complain_about() -> Result<()> {
+    Helm::find().context("no helm on PATH")?.lint(&chart())
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn helm_renders_every_variant_and_none_asks_for_more_than_it_may() -> Result<()> {
+    for sets in VARIANTS {
+        let objects = template(sets).with_context(|| format!("{sets:?}"))?;
+        assert!(
+            objects
+                .iter()
+                .any(|object| object.get("kind") == Some(&"DaemonSet".into())),
+            "{sets:?}"
+        );
+        assert_eq!(privileges::excess(&objects), [""; 0], "{sets:?}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn helm_gives_every_object_the_releases_namespace() -> Result<()> {
+    for sets in VARIANTS {
+        for object in template(sets)? {
+            let cluster_wide = ["ClusterRole", "ClusterRoleBinding"].map(|kind| Some(kind.into()));
+            let expected = (!cluster_wide.contains(&object.get("kind").cloned()))
+                .then(|| Value::from("some-namespace"));
+            assert_eq!(
+                object.pointer("/metadata/namespace"),
+                expected.as_ref(),
+                "{sets:?} {object}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn helm_refuses_values_that_are_not_in_the_schema() {
+    for set in REFUSED {
+        let error = template(&[set]).map(drop).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("specifications of the schema"),
+            "{set}: {error:#}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn helm_refuses_values_that_contradict_each_other() {
+    for set in CONTRADICTIONS {
+        assert!(template(&[set]).is_err(), "{set}");
+    }
+}
+
+#[test]
+fn every_value_has_a_description_and_a_schema_and_the_schema_nothing_else() -> Result<()> {
+    let text = read(&chart().join("values.yaml"))?;
+    assert!(values::rows(&text)?.len() > 40);
+    let schema: Value = serde_json::from_str(&read(&chart().join("values.schema.json"))?)?;
+    let mut wrong = Vec::new();
+    compare(&yaml(&text)?, &schema, "", &mut wrong);
+    assert_eq!(wrong, [""; 0]);
+    Ok(())
+}
+
+/// What the schema may have and the default values need not: helm's own `global`, and choices
+/// that exclude the default ones.
+const OPTIONAL: [&str; 4] = ["global", "resources", "seccompProfile", "seLinuxOptions"];
+
+/// Walks objects whose fields are listed on either side.
+fn compare(values: &Value, schema: &Value, path: &str, wrong: &mut Vec<String>) {
+    if OPTIONAL.contains(&path) {
+        return;
+    }
+    let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+        return;
+    };
+    if schema.get("additionalProperties") != Some(&Value::Bool(false)) {
+        wrong.push(format!("{path:?} admits unknown fields"));
+    }
+    let empty = serde_json::Map::new();
+    let values = values.as_object().unwrap_or(&empty);
+    for key in values.keys().filter(|key| !properties.contains_key(*key)) {
+        wrong.push(format!("{path}.{key} is not in the schema"));
+    }
+    for (key, schema) in properties {
+        let path = format!("{path}.{key}").trim_start_matches('.').to_owned();
+        match values.get(key) {
+            Some(value) => compare(value, schema, &path, wrong),
+            None if OPTIONAL.contains(&path.as_str()) => {}
+            None => wrong.push(format!("{path} is not in values.yaml")),
+        }
+    }
+}
