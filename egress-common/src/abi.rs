@@ -7,7 +7,8 @@
 //! exception is [`Counter`], which only one machine ever reads.
 //!
 //! A change of any layout here needs a new [`ABI_VERSION`]: the pins of another
-//! version are left alone and a new folder is used.
+//! version are never read. They enforce beside ours until ours enforce everything, and are
+//! removed then.
 
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};

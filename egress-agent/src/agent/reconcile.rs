@@ -31,7 +31,7 @@ impl Agent {
         let wanted = self.wanted();
         let before = std::mem::take(&mut self.found);
         self.found = self.scan(&wanted, &before);
-        if self.found != before {
+        if self.found != before || !self.datapath.has_pins() {
             self.program(seen);
         }
     }
@@ -114,6 +114,15 @@ impl Agent {
 
     fn program_kernel(&mut self, seen: Instant) -> Vec<Failure> {
         let mut failures = Vec::new();
+        if let Err(error) = self.datapath.restore_pins() {
+            failures.push(Failure {
+                pod: None,
+                message: format!(
+                    "the BPF file system is gone, and enforcement would end with this agent: {}",
+                    chain(&error)
+                ),
+            });
+        }
         let wanted = self.interfaces();
         let fresh = self.attach(&wanted, &mut failures);
         // First as they were without policies: the hooks note what is opened towards the pods
@@ -134,6 +143,17 @@ impl Agent {
             Err(message) => failures.push(Failure { pod: None, message }),
         }
         self.detach(&wanted, &mut failures);
+        if failures.is_empty()
+            && let Err(errors) = self.datapath.retire_others()
+        {
+            failures.extend(errors.iter().map(|error| Failure {
+                pod: None,
+                message: format!(
+                    "taking over from an agent of another ABI version: {}",
+                    chain(error)
+                ),
+            }));
+        }
         failures
     }
 

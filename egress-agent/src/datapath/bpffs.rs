@@ -2,22 +2,27 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use egress_common::abi::ABI_VERSION;
-use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::fs::{FlockOperation, flock, fstat, stat, statfs};
 use rustix::mount::{MountFlags, mount};
 
 use super::error::SetupError;
+use super::sys;
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// What is pinned of a version, a folder each.
+const FOLDERS: [&str; 2] = ["maps", "links"];
 
 /// A pin root that this process owns until it is dropped. The pins stay.
 #[derive(Debug)]
 pub struct PinRoot {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl PinRoot {
@@ -38,13 +43,13 @@ impl PinRoot {
         }
         fs::create_dir_all(path).map_err(|source| pin(path, source))?;
         let lock = lock(path)?;
-        for folder in ["maps", "links"] {
+        for folder in FOLDERS {
             let folder = version_folder(path).join(folder);
             fs::create_dir_all(&folder).map_err(|source| pin(&folder, source))?;
         }
         Ok(Self {
             path: path.to_path_buf(),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -57,15 +62,101 @@ impl PinRoot {
     pub fn links(&self) -> PathBuf {
         version_folder(&self.path).join("links")
     }
+
+    /// Whether the folder is still where it was. Somebody may have unmounted the file system; what it
+    /// holds then lives as long as this process.
+    pub(super) fn is_in_place(&self) -> bool {
+        match (fstat(&self.lock), stat(&self.path)) {
+            (Ok(held), Ok(found)) => (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino),
+            _ => false,
+        }
+    }
+
+    /// Pins everything again at the same path, on a file system that is mounted there by now or by this.
+    pub(super) fn restore(&mut self) -> Result<(), SetupError> {
+        let new = Self::open(&self.path)?;
+        // The way into a file system that has no name any more.
+        let held = PathBuf::from(format!("/proc/self/fd/{}", self.lock.as_raw_fd()));
+        for folder in FOLDERS {
+            let old = version_folder(&held).join(folder);
+            for entry in fs::read_dir(&old).map_err(|source| pin(&old, source))? {
+                let old = entry.map_err(|source| pin(&old, source))?.path();
+                let name = old.file_name().unwrap_or_default();
+                let place = version_folder(&self.path).join(folder).join(name);
+                match sys::pin_again(&old, &place) {
+                    // From an attempt that got no further.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    result => result.map_err(|source| pin(&place, source))?,
+                }
+            }
+        }
+        *self = new;
+        Ok(())
+    }
+
+    /// What agents of other ABI versions have left here.
+    pub(super) fn others(&self) -> Result<Vec<Foreign>, SetupError> {
+        let mut others = foreign(&self.path)?;
+        others.retain(|other| other.version != ABI_VERSION);
+        Ok(others)
+    }
+}
+
+/// The pins of one ABI version.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Foreign {
+    /// Whose.
+    pub(super) version: u32,
+    /// Its folder.
+    folder: PathBuf,
+}
+
+impl Foreign {
+    /// Where its links are pinned.
+    pub(super) fn links(&self) -> PathBuf {
+        self.folder.join("links")
+    }
+
+    /// Removes what is left of it. The errors are collected.
+    pub(super) fn remove(&self) -> Result<(), Vec<SetupError>> {
+        let mut errors = Vec::new();
+        remove_below(&self.folder, &mut errors);
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+}
+
+/// The version folders of a pin root, own and others'.
+fn foreign(path: &Path) -> Result<Vec<Foreign>, SetupError> {
+    let failed = |source| pin(path, source);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let version = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.strip_prefix('v')?.parse().ok());
+        if let Some(version) = version {
+            found.push(Foreign {
+                version,
+                folder: entry.path(),
+            });
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Removes everything below a pin root, of every version. Links go first, so that nothing runs with
 /// half its maps. Errors are collected: half a clean-up is the worst state. `first` is called once
-/// the lock is held, with the folder of this version's maps.
+/// the lock is held, with each version that has pins here.
 pub(super) fn remove_all(
     path: &Path,
     force: bool,
-    first: impl FnOnce(&Path),
+    first: impl Fn(&Foreign),
 ) -> Result<Vec<PathBuf>, Vec<SetupError>> {
     if !path.exists() {
         return Ok(Vec::new());
@@ -76,11 +167,25 @@ pub(super) fn remove_all(
         Err(_) if force => None,
         Err(error) => return Err(vec![error]),
     };
-    first(&version_folder(path).join("maps"));
-    let (mut removed, mut errors) = (Vec::new(), Vec::new());
+    foreign(path)
+        .map_err(|error| vec![error])?
+        .iter()
+        .for_each(first);
+    let mut errors = Vec::new();
+    let removed = remove_below(path, &mut errors);
+    if errors.is_empty() {
+        Ok(removed)
+    } else {
+        Err(errors)
+    }
+}
+
+/// Removes a folder with everything in it, links first; returns what was removed.
+fn remove_below(path: &Path, errors: &mut Vec<SetupError>) -> Vec<PathBuf> {
+    let mut removed = Vec::new();
     let mut folders = Vec::new();
     let mut files = Vec::new();
-    walk(path, &mut folders, &mut files, &mut errors);
+    walk(path, &mut folders, &mut files, errors);
     files.sort_by_key(|file| !file.components().any(|part| part.as_os_str() == "links"));
     for file in files {
         match fs::remove_file(&file) {
@@ -96,11 +201,7 @@ pub(super) fn remove_all(
             Err(source) => errors.push(pin(&folder, source)),
         }
     }
-    if errors.is_empty() {
-        Ok(removed)
-    } else {
-        Err(errors)
-    }
+    removed
 }
 
 fn walk(

@@ -70,6 +70,12 @@ pub enum SetupError {
         #[source]
         source: MapError,
     },
+    /// The interfaces here cannot be listed.
+    #[error("listing the interfaces that may have filters")]
+    Interfaces(#[source] crate::pods::Error),
+    /// The type information of inner maps was refused.
+    #[error("loading the type information of inner maps")]
+    InnerTypes(#[source] io::Error),
     /// The object lacks a map or program.
     #[error("the object has no {0}")]
     Missing(&'static str),

@@ -12,7 +12,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
-use rustix::net::{AddressFamily, SocketType};
+use egress_common::abi::ABI_VERSION;
 
 use super::error::AttachError;
 use super::sys;
@@ -20,8 +20,12 @@ use crate::pods::HostInterface;
 
 /// Filters at this priority run before those of others, who rarely choose 1.
 const PRIORITY: u16 = 1;
-/// Tells our filter from another's of the same priority.
-const HANDLE: TcHandle = TcHandle::new(0, 0xe6);
+/// Tells our filter from another's of the same priority, and from that of another ABI version: both
+/// stand side by side while one agent takes over from the other.
+const fn handle(version: u32) -> TcHandle {
+    let [.., version] = version.to_be_bytes();
+    TcHandle::new(0, u16::from_be_bytes([version, 0xe6]))
+}
 
 /// The two hooks of an interface, seen from the host.
 const HOOKS: [Hook; 2] = [
@@ -106,8 +110,13 @@ pub(super) fn detach(
         };
         unpin(&pin(pins, interface.index, hook)).map_err(|e| failed(e.into()))?;
         if technique == Technique::Clsact
-            && let Ok(link) =
-                SchedClassifierLink::attached(&interface.name, hook.side, PRIORITY, HANDLE, None)
+            && let Ok(link) = SchedClassifierLink::attached(
+                &interface.name,
+                hook.side,
+                PRIORITY,
+                handle(ABI_VERSION),
+                None,
+            )
         {
             use aya::programs::links::Link as _;
             link.detach().map_err(|e| failed(e.into()))?;
@@ -116,19 +125,32 @@ pub(super) fn detach(
     Ok(())
 }
 
-/// Removes our filters from an interface, if it is still there and has any.
-pub(super) fn remove_filters(index: u32) {
+/// Removes the filters of an ABI version from an interface, if it is still there and has any.
+pub(super) fn remove_filters(interface: &str, version: u32) {
     use aya::programs::links::Link as _;
-    let name = rustix::net::socket(AddressFamily::UNIX, SocketType::DGRAM, None)
-        .and_then(|socket| rustix::net::netdevice::index_to_name(socket, index));
-    let Ok(name) = name else { return };
     for hook in HOOKS.iter().rev() {
-        if let Ok(link) = SchedClassifierLink::attached(&name, hook.side, PRIORITY, HANDLE, None)
+        if let Ok(link) =
+            SchedClassifierLink::attached(interface, hook.side, PRIORITY, handle(version), None)
             && let Err(error) = link.detach()
         {
-            tracing::debug!(%error, interface = name, "no filter of ours");
+            tracing::trace!(%error, interface, version, "no filter of that version");
         }
     }
+}
+
+/// Detaches every link that is pinned in a folder. What cannot be detached goes with its pin.
+pub(super) fn detach_all(pins: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.path());
+    }
+    // from-pod before to-pod of each interface: flows are noted until enforcement ends.
+    names.sort();
+    names.iter().try_for_each(|pin| unpin(pin))
 }
 
 /// Interface indexes that have pinned links.
@@ -230,14 +252,19 @@ fn attach_clsact(
     }
     let options = TcAttachOptions::Netlink(NlOptions {
         priority: PRIORITY,
-        handle: HANDLE,
+        handle: handle(ABI_VERSION),
         classid: None,
     });
     let id = match program.attach_with_options(&interface.name, hook.side, options) {
         Ok(id) => id,
         Err(error) if is(&error, libc::EEXIST) => {
-            let old =
-                SchedClassifierLink::attached(&interface.name, hook.side, PRIORITY, HANDLE, None)?;
+            let old = SchedClassifierLink::attached(
+                &interface.name,
+                hook.side,
+                PRIORITY,
+                handle(ABI_VERSION),
+                None,
+            )?;
             program.attach_to_link(old)?
         }
         Err(error) => return Err(error.into()),

@@ -74,6 +74,8 @@ pub struct Datapath {
     image: Image,
     /// `None` once somebody listens.
     events: Option<RingBuf<MapData>>,
+    /// Pins of other ABI versions; `None` when there are none (any more).
+    others: Option<Vec<bpffs::Foreign>>,
 }
 
 /// Reads counters, beside whoever writes tables.
@@ -103,6 +105,7 @@ impl Datapath {
     /// Loads the programs over the pinned maps, or new ones, and reads what they say.
     pub fn open(pin_root: &Path, sizes: &Sizes) -> Result<Self, SetupError> {
         let pins = PinRoot::open(pin_root)?;
+        let others = Some(pins.others()?).filter(|others| !others.is_empty());
         let mut ebpf = load::load(&pins, sizes)?;
         let limits = load::limits(&pins, sizes)?;
         let tables = Tables::take(&mut ebpf, sizes.trie, sizes.inbound)?;
@@ -129,6 +132,7 @@ impl Datapath {
             limits,
             image,
             events: Some(events),
+            others,
         };
         datapath.publish_fills();
         Ok(datapath)
@@ -228,6 +232,61 @@ impl Datapath {
     /// Drops the pins of an interface that is gone.
     pub fn forget_links(&self, index: u32) -> std::io::Result<()> {
         links::forget(&self.pins.links(), index)
+    }
+
+    /// Whether the pins are where they were made.
+    pub fn has_pins(&self) -> bool {
+        self.pins.is_in_place()
+    }
+
+    /// Pins everything again when the BPF file system was unmounted: without pins the hooks would end
+    /// with this process.
+    pub fn restore_pins(&mut self) -> Result<(), SetupError> {
+        if self.has_pins() {
+            return Ok(());
+        }
+        self.pins.restore()?;
+        tracing::warn!("the BPF file system was unmounted; what is enforced is pinned again");
+        Ok(())
+    }
+
+    /// Ends what agents of other ABI versions have left on this pin root: hooks, links, maps. To be called
+    /// when everything that is wanted is enforced: until then their programs and ours are both
+    /// attached, and a packet needs the consent of both, so that a change of the version leaves no gap.
+    pub fn retire_others(&mut self) -> Result<(), Vec<SetupError>> {
+        let Some(others) = self.others.take() else {
+            return Ok(());
+        };
+        let mut errors = Vec::new();
+        let filtered = match interfaces() {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                errors.push(error);
+                Vec::new()
+            }
+        };
+        for other in &others {
+            let pins = other.links();
+            if let Err(source) = links::detach_all(&pins) {
+                errors.push(SetupError::Pin { path: pins, source });
+            }
+            for interface in &filtered {
+                links::remove_filters(interface, other.version);
+            }
+            if let Err(more) = other.remove() {
+                errors.extend(more);
+            }
+            tracing::info!(
+                version = other.version,
+                "took over from an agent of another ABI version"
+            );
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            self.others = Some(others);
+            Err(errors)
+        }
     }
 
     /// Notes flows that are older than an endpoint's hooks. Only for a slot that was just opened.
@@ -395,13 +454,18 @@ impl Datapath {
 /// Takes back everything that was ever made below a pin root: hooks, links, maps, folders. Returns
 /// what was removed. Refuses while an agent holds the lock, unless forced.
 pub fn cleanup(pin_root: &Path, force: bool) -> Result<Vec<PathBuf>, Vec<SetupError>> {
-    bpffs::remove_all(pin_root, force, |maps| {
-        // Links go with their pins. Filters of clsact stay until they are told to go, on the
-        // interfaces that ENDPOINTS names.
-        for index in tables::pinned_endpoints(&maps.join("ENDPOINTS")) {
-            links::remove_filters(index);
+    let interfaces = interfaces().map_err(|error| vec![error])?;
+    bpffs::remove_all(pin_root, force, |version| {
+        // Links go with their pins. Filters of clsact stay until they are told to go.
+        for interface in &interfaces {
+            links::remove_filters(interface, version.version);
         }
     })
+}
+
+/// Every interface that may have a filter of ours.
+fn interfaces() -> Result<Vec<String>, SetupError> {
+    crate::pods::interfaces().map_err(SetupError::Interfaces)
 }
 
 impl Kernel for Reader {

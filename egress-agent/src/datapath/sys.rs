@@ -1,95 +1,102 @@
-//! Calls of bpf(2) that aya does not offer: creating a map of any type, and writing raw entries, one
-//! or many at once.
+//! Calls of bpf(2) that aya does not offer: creating an inner map with type information, writing raw
+//! entries, one or many at once, and detaching a pinned link.
 
 #![expect(unsafe_code, reason = "raw system calls")]
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya::maps::{MapData, MapError};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 
-/// A map outside the object: the inner maps of RULESET_CIDRS and INBOUND.
+/// Sizes of the keys and values of inner maps, in bytes.
+const INNER_SIZES: [u32; 5] = [4, 8, 16, 20, 24];
+
+/// Type information (BTF) for the maps outside the object: the inner maps of RULESET_CIDRS and
+/// INBOUND.
 ///
-/// `typed` gives it type information (BTF), as the object's own inner maps have: from 5.15 to 6.2 an
-/// inner map must equal them in what its BTF says of timers, and "no BTF" differs from "no timer"
-/// (`bpf_map_meta_equal`).
-pub(super) fn create_map(
-    name: &str,
-    map_type: bpf_map_type,
-    sizes: (u32, u32),
-    entries: u32,
-    flags: u32,
-    typed: bool,
-) -> Result<MapData, MapError> {
-    let (key, value) = sizes;
-    #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
-    let map_type = map_type as u32;
-    if !typed {
-        let map = aya_obj::Map::new_from_params(map_type, key, value, entries, flags);
-        return MapData::create(map, name, None);
+/// From 5.15 to 6.2 an inner map must equal the object's template in what its BTF says of timers, and
+/// "no BTF" differs from "no timer" (`bpf_map_meta_equal`). Every kernel takes maps that have it, so
+/// there is one way for all.
+#[derive(Debug)]
+pub(super) struct InnerTypes(OwnedFd);
+
+impl InnerTypes {
+    /// Loads it: for every size in [`INNER_SIZES`] a struct of so many bytes, as tries demand of keys
+    /// (Documentation/bpf/btf.rst).
+    pub(super) fn load() -> io::Result<Self> {
+        const INT: u32 = 1 << 24;
+        const ARRAY: u32 = 3 << 24;
+        const STRUCT_OF_ONE: u32 = 4 << 24 | 1;
+        const STRINGS: &[u8; 4] = b"\0u8\0";
+        // 1: u8, of 8 bits. Then pairs: an array of type 1 indexed by type 1, and a struct of it.
+        let mut types: Vec<u32> = vec![1, INT, 1, 8];
+        for (size, id) in INNER_SIZES.into_iter().zip((2..).step_by(2)) {
+            types.extend([0, ARRAY, 0, 1, 1, size, 0, STRUCT_OF_ONE, size, 0, id, 0]);
+        }
+        let length = u32::try_from(types.len() * 4).unwrap_or(u32::MAX);
+        let mut bytes: Vec<u8> = Vec::new();
+        // Magic, version 1, no flags; then the header's length and where types and strings are.
+        bytes.extend(0xeb9f_u16.to_ne_bytes());
+        bytes.extend([1, 0]);
+        for word in [24, 0, length, length, 4].into_iter().chain(types) {
+            bytes.extend(u32::to_ne_bytes(word));
+        }
+        bytes.extend(STRINGS);
+        let mut attr = zeroed();
+        // SAFETY: this member of the union is the one BPF_BTF_LOAD reads, and any bytes are a value of
+        // it.
+        let btf = unsafe { &mut attr.__bindgen_anon_7 };
+        btf.btf = address(&bytes);
+        btf.btf_size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let number = call(bpf_cmd::BPF_BTF_LOAD, &mut attr)?;
+        // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(number) }))
     }
-    let failed = |io_error| MapError::CreateError {
-        name: name.to_owned(),
-        io_error,
-    };
-    let btf = load_btf(key, value).map_err(failed)?;
-    let mut attr = zeroed();
-    // SAFETY: the first member of the union is the one BPF_MAP_CREATE reads, and any bytes are a value
-    // of it.
-    let map = unsafe { &mut attr.__bindgen_anon_1 };
-    map.map_type = map_type;
-    map.key_size = key;
-    map.value_size = value;
-    map.max_entries = entries;
-    map.map_flags = flags;
-    map.btf_fd = fd(btf.as_fd());
-    map.btf_key_type_id = BTF_KEY;
-    map.btf_value_type_id = BTF_VALUE;
-    let number = call(bpf_cmd::BPF_MAP_CREATE, &mut attr).map_err(failed)?;
-    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
-    MapData::from_fd(unsafe { OwnedFd::from_raw_fd(number) })
+
+    /// Makes a map that can be an inner map. Of `name` the first 15 bytes show in `bpftool map`.
+    pub(super) fn create_map(
+        &self,
+        name: &str,
+        map_type: bpf_map_type,
+        sizes: (u32, u32),
+        entries: u32,
+        flags: u32,
+    ) -> io::Result<OwnedFd> {
+        let (key, value) = sizes;
+        let mut attr = zeroed();
+        // SAFETY: the first member of the union is the one BPF_MAP_CREATE reads, and any bytes are a
+        // value of it.
+        let map = unsafe { &mut attr.__bindgen_anon_1 };
+        #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
+        let map_type = map_type as u32;
+        map.map_type = map_type;
+        map.key_size = key;
+        map.value_size = value;
+        map.max_entries = entries;
+        map.map_flags = flags;
+        // The last byte stays zero.
+        for (place, byte) in map.map_name.iter_mut().take(15).zip(name.bytes()) {
+            *place = c_char::from_ne_bytes([byte]);
+        }
+        map.btf_fd = fd(self.0.as_fd());
+        map.btf_key_type_id = struct_of(key)?;
+        map.btf_value_type_id = struct_of(value)?;
+        let number = call(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
+        // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
 }
 
-/// Types of [`load_btf`].
-const BTF_KEY: u32 = 3;
-const BTF_VALUE: u32 = 5;
-
-/// Type information of a key and a value that are structs of bytes
-/// (Documentation/bpf/btf.rst).
-fn load_btf(key: u32, value: u32) -> io::Result<OwnedFd> {
-    const INT: u32 = 1 << 24;
-    const ARRAY: u32 = 3 << 24;
-    const STRUCT_OF_ONE: u32 = 4 << 24 | 1;
-    const STRINGS: &[u8; 4] = b"\0u8\0";
-    let types: Vec<u32> = [
-        // 1: u8, of 8 bits.
-        vec![1, INT, 1, 8],
-        // 2 and 3: a key; 4 and 5: a value. An array of type 1 indexed by type 1, and a struct of it.
-        vec![0, ARRAY, 0, 1, 1, key, 0, STRUCT_OF_ONE, key, 0, 2, 0],
-        vec![0, ARRAY, 0, 1, 1, value, 0, STRUCT_OF_ONE, value, 0, 4, 0],
-    ]
-    .concat();
-    let length = u32::try_from(types.len() * 4).unwrap_or(u32::MAX);
-    let mut bytes: Vec<u8> = Vec::new();
-    // Magic, version 1, no flags; then the header's length and where types and strings are.
-    bytes.extend(0xeb9f_u16.to_ne_bytes());
-    bytes.extend([1, 0]);
-    for word in [24, 0, length, length, 4].into_iter().chain(types) {
-        bytes.extend(u32::to_ne_bytes(word));
-    }
-    bytes.extend(STRINGS);
-    let mut attr = zeroed();
-    // SAFETY: this member of the union is the one BPF_BTF_LOAD reads, and any bytes are a value of it.
-    let btf = unsafe { &mut attr.__bindgen_anon_7 };
-    btf.btf = address(&bytes);
-    btf.btf_size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    let number = call(bpf_cmd::BPF_BTF_LOAD, &mut attr)?;
-    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+/// The type of a struct of so many bytes in [`InnerTypes`].
+fn struct_of(size: u32) -> io::Result<u32> {
+    INNER_SIZES
+        .into_iter()
+        .zip((3..).step_by(2))
+        .find_map(|(known, id)| (known == size).then_some(id))
+        .ok_or_else(|| io::Error::other(format!("no inner map has {size} bytes")))
 }
 
 /// `BPF_MAP_UPDATE_BATCH` (5.6, of tries 5.16): all keys in one call. `keys` and `values` hold
@@ -134,6 +141,26 @@ pub(super) fn update_one(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result
 /// the link goes with its last reference, some time after the pin is removed, and until then the
 /// interface refuses the same program.
 pub(super) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
+    let link = pinned(pin)?;
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = fd(link.as_fd());
+    call(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Pins what is pinned at `pin` at another path too (`BPF_OBJ_GET`, `BPF_OBJ_PIN`).
+pub(super) fn pin_again(pin: &Path, place: &Path) -> io::Result<()> {
+    let held = pinned(pin)?;
+    let path = CString::new(place.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    // SAFETY: the fourth member of the union is the one BPF_OBJ_PIN reads, and any bytes are a value
+    // of it.
+    let object = unsafe { &mut attr.__bindgen_anon_4 };
+    object.pathname = address(path.as_bytes_with_nul());
+    object.bpf_fd = fd(held.as_fd());
+    call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+fn pinned(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     // SAFETY: the fourth member of the union is the one BPF_OBJ_GET reads, and any bytes are a value
@@ -142,10 +169,7 @@ pub(super) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
     object.pathname = address(path.as_bytes_with_nul());
     let number = call(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
     // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
-    let link = unsafe { OwnedFd::from_raw_fd(number) };
-    let mut attr = zeroed();
-    attr.link_detach.link_fd = fd(link.as_fd());
-    call(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn fd(fd: BorrowedFd<'_>) -> u32 {

@@ -10,14 +10,14 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray
 use aya_obj::generated::bpf_map_type;
 use egress_common::abi::{
     Address, Config, Counter, CounterKey, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PortsData,
-    RULESET_DENY, RulesetClass, RulesetFrontend,
+    RulesetClass, RulesetFrontend,
 };
 use egress_core::trie::Trie;
 use zerocopy::network_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::error::{SetupError, TableError};
-use super::sys;
+use super::sys::{self, InnerTypes};
 
 /// `BPF_F_NO_PREALLOC`, which LPM tries demand.
 const NO_PREALLOC: u32 = 1;
@@ -54,8 +54,8 @@ pub(super) struct Tables {
     trie_entries: u32,
     /// Capacity of one endpoint's inbound flows.
     inbound_entries: u32,
-    /// Inner maps must have type information here.
-    typed: bool,
+    /// What inner maps need to be ones.
+    inner_types: InnerTypes,
 }
 
 /// The counters, read by whoever scrapes.
@@ -71,7 +71,7 @@ impl Tables {
         trie_entries: u32,
         inbound_entries: u32,
     ) -> Result<Self, SetupError> {
-        let mut tables = Self {
+        Ok(Self {
             endpoints: Hash::take(ebpf, "ENDPOINTS")?,
             config: take(ebpf, "CONFIG")?,
             peers: Hash::take(ebpf, "PEERS")?,
@@ -88,22 +88,8 @@ impl Tables {
             opened: BTreeMap::new(),
             trie_entries,
             inbound_entries,
-            typed: false,
-        };
-        tables.probe();
-        Ok(tables)
-    }
-
-    /// Finds out whether inner maps must have type information, at the slot that no ruleset has.
-    fn probe(&mut self) {
-        let fits = |tables: &mut Self| {
-            let (v4, v6) = tables.new_pair()?;
-            tables.place(RULESET_DENY, &v4, &v6)
-        };
-        if let Err(error) = fits(self) {
-            tracing::debug!(%error, "inner maps get type information");
-            self.typed = true;
-        }
+            inner_types: InnerTypes::load().map_err(SetupError::InnerTypes)?,
+        })
     }
 
     /// Fills the tries of a slot that no endpoint uses. Without a spare pair in the slot this waits
@@ -146,20 +132,35 @@ impl Tables {
     }
 
     fn new_pair(&self) -> Result<(MapData, MapData), TableError> {
-        let trie = |name, key| {
-            sys::create_map(
-                name,
+        let trie = |outer, name, key| {
+            self.new_inner(
+                (outer, name),
                 bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
                 (key, 4),
                 self.trie_entries,
                 NO_PREALLOC,
-                self.typed,
             )
         };
         Ok((
-            trie("cidrs_v4", 8).map_err(|e| failed("RULESET_CIDRS_V4", "create", e))?,
-            trie("cidrs_v6", 20).map_err(|e| failed("RULESET_CIDRS_V6", "create", e))?,
+            trie("RULESET_CIDRS_V4", "cidrs_v4", 8)?,
+            trie("RULESET_CIDRS_V6", "cidrs_v6", 20)?,
         ))
+    }
+
+    /// A map to stand in a slot of `outer`.
+    fn new_inner(
+        &self,
+        (outer, name): (&'static str, &str),
+        map_type: bpf_map_type,
+        sizes: (u32, u32),
+        entries: u32,
+        flags: u32,
+    ) -> Result<MapData, TableError> {
+        let map = self
+            .inner_types
+            .create_map(name, map_type, sizes, entries, flags)
+            .map_err(|e| failed(outer, "create", e))?;
+        MapData::from_fd(map).map_err(|e| failed(outer, "create", e))
     }
 
     fn place(&mut self, slot: u32, v4: &MapData, v6: &MapData) -> Result<(), TableError> {
@@ -206,15 +207,13 @@ impl Tables {
     }
 
     fn new_inbound(&mut self, slot: u16) -> Result<MapData, TableError> {
-        let map = sys::create_map(
-            "inbound",
+        let map = self.new_inner(
+            ("INBOUND", "inbound"),
             bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
             (24, 16),
             self.inbound_entries,
             0,
-            self.typed,
-        )
-        .map_err(|e| failed("INBOUND", "create", e))?;
+        )?;
         self.inbound
             .set(u32::from(slot), &map, 0)
             .map_err(|e| failed("INBOUND", "update", e))?;
@@ -404,19 +403,6 @@ impl CounterTables {
         };
         Ok((at(0)?, at(1)?))
     }
-}
-
-/// Interface indexes in a pinned ENDPOINTS; none when it is not there.
-pub(super) fn pinned_endpoints(pin: &std::path::Path) -> Vec<u32> {
-    let Ok(map) = MapData::from_pin(pin).and_then(Map::from_map_data) else {
-        return Vec::new();
-    };
-    let Ok(map) = HashMap::<_, [u8; 8], [u8; 96]>::try_from(map) else {
-        return Vec::new();
-    };
-    map.keys()
-        .filter_map(|key| u32::try_from(u64::from_be_bytes(key.ok()?)).ok())
-        .collect()
 }
 
 fn sum<'a>(values: impl Iterator<Item = &'a [u8; 16]>) -> Counter {

@@ -61,6 +61,13 @@ pub enum Error {
     },
 }
 
+/// Names of the interfaces in the network namespace of the thread it is called on.
+pub fn interfaces() -> Result<Vec<String>, Error> {
+    let mut socket = Socket::route().map_err(kernel("a socket"))?;
+    let links = links(&mut socket, None).map_err(kernel("our links"))?;
+    Ok(links.into_iter().map(|link| link.name).collect())
+}
+
 /// What a look found of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
