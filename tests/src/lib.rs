@@ -2,5 +2,6 @@
 
 pub mod generate;
 pub mod harness;
+pub mod length;
 pub mod packet;
 pub mod parity;

@@ -9,11 +9,13 @@ mod command;
 mod core;
 pub mod kernel;
 mod shrink;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Result, ensure};
+use egress_core::store::Store;
 use egress_oracle::{Answer, Oracle};
 use serde_json::Value;
 
@@ -161,6 +163,16 @@ pub fn run(
         }
     }
     Ok(report)
+}
+
+/// The node with most pods.
+fn busiest(store: &Store) -> String {
+    let mut pods: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in store.pods().filter(|pod| !pod.node.is_empty()) {
+        *pods.entry(&pod.node).or_default() += 1;
+    }
+    let most = pods.into_iter().max_by_key(|(_, count)| *count);
+    most.map(|(node, _)| node.to_owned()).unwrap_or_default()
 }
 
 /// In what two answers differ.

@@ -4,8 +4,9 @@
 use anyhow::{Result, ensure};
 use egress_oracle::{Answer, Oracle};
 use egress_tests::generate::{Question, case};
-use egress_tests::harness::binary;
-use egress_tests::parity::{Command, Core, Evaluator, Report, ask, kernel, run};
+use egress_tests::harness::{binary, on_world};
+use egress_tests::length::times;
+use egress_tests::parity::{Command, Core, Evaluator, Report, ask, kernel, run, wire};
 use serde_json::Value;
 
 #[test]
@@ -42,6 +43,35 @@ fn the_kernel_answers_as_the_oracle_does() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Real frames over a veth, past hooks that the real agent attached.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+#[expect(clippy::print_stdout, reason = "what was compared is worth reading")]
+fn frames_on_a_veth_are_let_through_as_the_oracle_says() {
+    on_world(|world| {
+        let first = 3_000_000;
+        let cases = times(25, 2_000);
+        let report = wire::run(world, first..first + cases)?;
+        println!("{report}");
+        ensure!(
+            report.mismatches.is_empty(),
+            "\n{}",
+            report.mismatches.join("\n")
+        );
+        for kind in [(true, true), (true, false), (false, true), (false, false)] {
+            let frames = report.verdicts.get(&kind).copied().unwrap_or_default();
+            ensure!(
+                frames >= 5 * cases,
+                "{frames} frames only, (IPv4, passed) {kind:?}"
+            );
+        }
+        let missing = report.coverage.missing();
+        // In the sample most statements are drawn, in the long form all of them.
+        ensure!(missing.len() <= times(8, 0), "never drawn: {missing:?}");
+        Ok(())
+    });
 }
 
 fn check(report: &Report) -> Result<()> {

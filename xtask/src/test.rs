@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Fail if anything is skipped
     #[arg(long)]
     no_skip: bool,
+    /// Take hours: a thousand kills instead of twenty, every write refused instead of some
+    #[arg(long)]
+    long: bool,
     /// Run only tests whose name contains this
     #[arg(long)]
     filter: Option<String>,
@@ -42,7 +45,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let mut total = Tally::default();
     for (index, suite) in SUITES.iter().enumerate() {
         println!("\n== [{}/{}] {}", index + 1, SUITES.len(), suite.name);
-        let tally = suite.run(workspace, args.filter.as_deref(), &machine)?;
+        let tally = suite.run(workspace, args.filter.as_deref(), &machine, args.long)?;
         println!("{}: {}", suite.name, tally.counts());
         total.add(tally);
     }

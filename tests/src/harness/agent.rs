@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Metrics, NODE, NetNs, until};
+use super::{Gate, Metrics, NODE, NetNs, until};
 
 /// Where the agent serves HTTP; every world has a loopback of its own.
 const HTTP: &str = "127.0.0.1:9810";
@@ -75,6 +75,20 @@ impl Agent {
 
     /// Starts it in `ns` and returns at once.
     pub fn launch(&mut self, ns: &NetNs, more: &[&str]) -> Result<()> {
+        self.launch_by(ns, more, |mut command| Ok(command.spawn()?))
+    }
+
+    /// Starts it in `ns`, every write to the kernel by way of `gate`, and returns at once.
+    pub fn launch_behind(&mut self, ns: &NetNs, gate: &Gate) -> Result<()> {
+        self.launch_by(ns, &[], |command| gate.spawn(command))
+    }
+
+    fn launch_by(
+        &mut self,
+        ns: &NetNs,
+        more: &[&str],
+        spawn: impl FnOnce(Command) -> Result<Child> + Send,
+    ) -> Result<()> {
         if self.child.is_some() {
             bail!("the agent runs already");
         }
@@ -85,7 +99,7 @@ impl Agent {
             .stdout(log.try_clone()?)
             .stderr(log)
             .stdin(Stdio::null());
-        let child = ns.run(|| command.spawn().context("starting egress-agent"))?;
+        let child = ns.run(|| spawn(command).context("starting egress-agent"))?;
         fs::write(self.dir.join("agent.pid"), child.id().to_string())?;
         self.child = Some(child);
         Ok(())
@@ -118,18 +132,24 @@ impl Agent {
         Ok(())
     }
 
-    /// SIGTERM, and waits for the end.
-    pub fn terminate(&mut self) -> Result<ExitStatus> {
+    /// Waits until it has ended by what somebody else did.
+    pub fn wait_ended(&mut self) -> Result<ExitStatus> {
         let child = self.child.as_mut().context("the agent does not run")?;
-        let pid = Pid::from_raw(i32::try_from(child.id())?).context("process id 0")?;
-        kill_process(pid, Signal::TERM)?;
         let mut status = None;
-        until("the agent ends after SIGTERM", || {
+        until("the agent ends", || {
             status = child.try_wait()?;
             Ok(status.is_some())
         })?;
         self.child = None;
         status.context("no exit status")
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        let child = self.child.as_ref().context("the agent does not run")?;
+        let pid = Pid::from_raw(i32::try_from(child.id())?).context("process id 0")?;
+        kill_process(pid, Signal::TERM)?;
+        self.wait_ended()
     }
 
     /// Runs the agent's binary with `arguments` in `ns`, to its end.
@@ -275,9 +295,14 @@ impl Agent {
         Ok(http_get(ns, path)?.0)
     }
 
+    /// Its log since it was started last.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(60);
         lines.get(from..).unwrap_or_default().join("\n")

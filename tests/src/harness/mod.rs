@@ -11,6 +11,7 @@
 mod agent;
 mod echo;
 mod folder;
+pub mod gate;
 mod load;
 mod manifests;
 mod metrics;
@@ -25,6 +26,7 @@ mod world;
 
 pub use agent::{Agent, Answer, binary};
 pub use echo::Echo;
+pub use gate::Gate;
 pub use load::Load;
 pub use manifests::Manifests;
 pub use metrics::Metrics;

@@ -118,6 +118,17 @@ impl Tap {
         Ok(true)
     }
 
+    /// Reads what is there.
+    pub fn drain(&mut self) -> Result<()> {
+        while self.receive_one(RecvFlags::DONTWAIT)? {}
+        Ok(())
+    }
+
+    /// Forgets the frames read so far.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+
     /// Whether a frame that contains `bytes` is among those read so far.
     pub fn has_seen(&self, bytes: &[u8]) -> bool {
         self.count(bytes) > 0
@@ -137,13 +148,18 @@ impl Tap {
     }
 
     fn receive(&mut self) -> Result<()> {
+        self.receive_one(RecvFlags::empty()).map(drop)
+    }
+
+    /// Whether there was one.
+    fn receive_one(&mut self, flags: RecvFlags) -> Result<bool> {
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); 1 << 17];
-        match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
+        match rustix::net::recv(&self.socket, &mut buffer[..], flags) {
             Ok(((frame, _), _)) => {
                 self.seen.push(frame.to_vec());
-                Ok(())
+                Ok(true)
             }
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(false),
             Err(error) => Err(error).context("reading from a packet socket"),
         }
     }

@@ -8,6 +8,7 @@
 //! A pod has one address of each family and a default route over its veth, as a routed CNI
 //! sets it up: the host end answers as `169.254.1.1` and `fe80::1`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process;
@@ -285,26 +286,16 @@ impl World {
             self.agent.still_running()?;
             let status = self.agent.status(&self.host)?;
             last = status.to_string();
-            let sources = status
-                .get("sources")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
-            let fresh = want.iter().all(|(path, digest)| {
-                sources.iter().any(|source| {
-                    let text = |field| {
-                        source
-                            .get(field)
-                            .and_then(Value::as_str)
-                            .unwrap_or_default()
-                    };
-                    Path::new(text("path")).ends_with(path) && text("sha256") == digest
-                })
-            });
-            let ready = status.get("ready") == Some(&Value::Bool(true));
-            Ok(fresh && ready && sources.len() == want.len())
+            Ok(tells_of(&status, &want))
         });
         result.with_context(|| format!("last status: {last}"))
+    }
+
+    /// What [`World::settle`] waits for, as of now; no while the agent does not answer.
+    pub fn is_settled(&self) -> Result<bool> {
+        let want = self.manifests.digests()?;
+        let status = self.agent.status(&self.host);
+        Ok(status.is_ok_and(|status| tells_of(&status, &want)))
     }
 
     /// What `status -o json` says of one source file.
@@ -399,6 +390,28 @@ impl World {
     pub fn wire(&self, pod: &Pod) -> Result<Wire> {
         Wire::new(pod, &self.outside.ns)
     }
+}
+
+/// Whether a status is about these files, and ready.
+fn tells_of(status: &Value, want: &BTreeMap<String, String>) -> bool {
+    let sources = status
+        .get("sources")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    let fresh = want.iter().all(|(path, digest)| {
+        sources.iter().any(|source| {
+            let text = |field| {
+                source
+                    .get(field)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            };
+            Path::new(text("path")).ends_with(path) && text("sha256") == digest
+        })
+    });
+    let ready = status.get("ready") == Some(&Value::Bool(true));
+    fresh && ready && sources.len() == want.len()
 }
 
 impl Outside {

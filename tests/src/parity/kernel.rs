@@ -5,6 +5,7 @@
 
 mod frame;
 mod node;
+mod update;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,10 +21,11 @@ use egress_oracle::{Answer, Oracle};
 use serde_json::Value;
 
 pub use node::{Node, in_own_namespaces};
+pub use update::{Updates, updates};
 
 use super::{Core, Evaluator as _, ask, core, shrink, told};
 use crate::generate::{Case, Coverage, Question, case};
-use frame::frame;
+pub(super) use frame::frame;
 
 /// Cases between two restarts of the agent, which takes over the tables it finds.
 const RESTART_AFTER: u64 = 25;
@@ -246,7 +248,7 @@ fn send(node: &mut Node, near: &mut Near, pod: &Pod, question: &Question) -> Res
         SubjectKind::Finished => return Ok(Err(Skip::Finished)),
         SubjectKind::Enforced | SubjectKind::Unreadable => {}
     }
-    let Some(frame) = frame(question, &pod.addresses, near.next()) else {
+    let Some(frame) = frame(question, &pod.addresses, near.next(), &[]) else {
         return Ok(Err(Skip::NoSource));
     };
     node.send(&pod.name, &frame).map(Ok)
@@ -256,10 +258,10 @@ fn send(node: &mut Node, near: &mut Near, pod: &Pod, question: &Question) -> Res
 /// through as part of one that is known. When they begin again, many nodes later, the policies
 /// that known flows were judged by are gone.
 #[derive(Debug, Default)]
-struct Near(u16);
+pub(super) struct Near(u16);
 
 impl Near {
-    fn next(&mut self) -> u16 {
+    pub(super) fn next(&mut self) -> u16 {
         self.0 = self.0.checked_add(1).unwrap_or(1);
         self.0
     }

@@ -39,6 +39,9 @@ const KERNEL_THREADS: &str = "--test-threads=2";
 /// Part of the name of every test that starts promtool.
 const PROMTOOL: &str = "promtool";
 
+/// Tests that can go on for hours look for it: `egress_tests::length`, `egress-core`'s plan tests.
+const LONG: &str = "EGRESS_TESTS_LONG";
+
 /// What this machine can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Machine {
@@ -135,8 +138,12 @@ impl Suite {
         workspace: &Workspace,
         filter: Option<&str>,
         machine: &Machine,
+        long: bool,
     ) -> Result<Tally> {
         let mut cargo = self.command(workspace, filter, machine)?;
+        if long {
+            cargo.env(LONG, "1");
+        }
         println!("$ {}", process::shown(&cargo));
         let mut child = cargo
             .stdout(Stdio::piped())

@@ -1,6 +1,6 @@
 //! A question as the frame that opens the connection.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egress_oracle::Protocol;
 
@@ -14,15 +14,19 @@ const INIT_PARAMETERS: [u8; 16] = [0, 0, 0, 1, 0, 0, 0x10, 0, 0, 1, 0, 1, 0, 0, 
 /// Locally administered; nobody looks at them.
 const POD: [u8; 6] = [0x0a, 0, 0, 0, 0, 1];
 const NODE: [u8; 6] = [0x0a, 0, 0, 0, 0, 2];
+/// Somebody whom no policy is about.
+const PEER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+const PEER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 0x77);
 
 /// The frame, sent from the one of these addresses that has the destination's family; `None`
 /// when there is none: no pod can send such a packet.
 ///
-/// `near` tells flows apart: the source port, or an echo's identifier.
-pub(super) fn frame<'a>(
+/// `near` tells flows apart: the source port, or an echo's identifier. `token` is in what it carries.
+pub(in crate::parity) fn frame<'a>(
     question: &Question,
     addresses: impl IntoIterator<Item = &'a IpAddr>,
     near: u16,
+    token: &[u8],
 ) -> Option<Vec<u8>> {
     let Question {
         address, protocol, ..
@@ -36,29 +40,53 @@ pub(super) fn frame<'a>(
         })?;
     let far = question.port;
     let (number, payload) = match protocol {
-        Protocol::Tcp => (proto::TCP, packet::tcp(ends, near, far, flag::SYN, &[])),
-        Protocol::Udp => (proto::UDP, packet::udp(ends, near, far, b"question")),
-        Protocol::Sctp => (proto::SCTP, packet::sctp(near, far, INIT, &INIT_PARAMETERS)),
+        Protocol::Tcp => (proto::TCP, packet::tcp(ends, near, far, flag::SYN, token)),
+        Protocol::Udp => (proto::UDP, packet::udp(ends, near, far, token)),
+        Protocol::Sctp => (
+            proto::SCTP,
+            packet::sctp(near, far, INIT, &[&INIT_PARAMETERS, token].concat()),
+        ),
         Protocol::Icmp => match ends {
             Ends::V4(..) => (
                 proto::ICMP,
-                packet::icmp_echo_request(false, near, 1, b"question"),
+                packet::icmp_echo_request(false, near, 1, token),
             ),
             Ends::V6(..) => (
                 proto::ICMPV6,
-                packet::icmpv6_in(ends, packet::icmp_echo_request(true, near, 1, b"question")),
+                packet::icmpv6_in(ends, packet::icmp_echo_request(true, near, 1, token)),
             ),
         },
-        Protocol::Other(number) => (*number, vec![0; 8]),
+        Protocol::Other(number) => (*number, [&[0; 8], token].concat()),
     };
     let packet = ends.packet(number, payload);
     Some(packet::ethernet(NODE, POD, ends.ethertype(), &packet))
 }
 
+/// A connection that is opened towards a pod's address, and the pod's first answer.
+pub(super) fn inbound(pod: IpAddr, near: u16) -> (Vec<u8>, Vec<u8>) {
+    const SERVED: u16 = 8443;
+    let (there, back) = match pod {
+        IpAddr::V4(pod) => (Ends::V4(PEER_V4, pod), Ends::V4(pod, PEER_V4)),
+        IpAddr::V6(pod) => (Ends::V6(PEER_V6, pod), Ends::V6(pod, PEER_V6)),
+    };
+    let request = packet::tcp(there, near, SERVED, flag::SYN, &[]);
+    let answer = packet::tcp(back, SERVED, near, flag::SYN | flag::ACK, &[]);
+    let frame = |to, from, ends: Ends, segment| {
+        packet::ethernet(
+            to,
+            from,
+            ends.ethertype(),
+            &ends.packet(proto::TCP, segment),
+        )
+    };
+    (
+        frame(POD, NODE, there, request),
+        frame(NODE, POD, back, answer),
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
     use super::*;
 
     const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -77,11 +105,11 @@ mod tests {
     #[test]
     fn a_packet_leaves_from_the_address_of_its_own_family() {
         for (from, to) in [(V4, V4), (V6, V6)] {
-            let both = frame(&question(to), &[V4, V6], 7);
+            let both = frame(&question(to), &[V4, V6], 7, b"x");
             assert!(both.is_some());
-            assert_eq!(both, frame(&question(to), &[from], 7));
+            assert_eq!(both, frame(&question(to), &[from], 7, b"x"));
         }
-        assert_eq!(frame(&question(V6), &[V4], 7), None);
-        assert_eq!(frame(&question(V4), &[], 7), None);
+        assert_eq!(frame(&question(V6), &[V4], 7, b"x"), None);
+        assert_eq!(frame(&question(V4), &[], 7, b"x"), None);
     }
 }

@@ -2,7 +2,7 @@
 //! time by `BPF_PROG_TEST_RUN`.
 #![expect(unsafe_code, reason = "a thread gets namespaces of its own")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic;
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +13,7 @@ use aya::programs::{TestRun as _, TestRunOptions};
 use egress_agent::datapath::{Datapath, Sizes};
 use egress_agent::metrics::{Kernel as _, Readings};
 use egress_core::compile::{self, Desired, Isolation, Options, Subject};
+use egress_core::image::Step;
 use egress_core::object::Name;
 use egress_core::plan::plan;
 use egress_core::store::Store;
@@ -21,8 +22,8 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const BPFFS: &str = "/sys/fs/bpf";
-/// As many as a generated cluster has pods. Both ends of a veth pair are hooks.
-const HOOKS: u32 = 12;
+/// Pods that two generated clusters have together, and some. Both ends of a veth pair are hooks.
+const HOOKS: u32 = 40;
 /// Index of the first, so that none has to be asked for.
 const FIRST_HOOK: u32 = 100;
 /// Where `ifindex` stands in `struct __sk_buff`.
@@ -99,22 +100,44 @@ impl Node {
 
     /// What a restart of the agent does: everything but the pins is forgotten.
     pub(super) fn restarted(self) -> Result<Self> {
+        // The interfaces stay, and whose they are.
+        let Self {
+            datapath, hooks, ..
+        } = self;
         // First, because it holds the lock.
-        drop(self);
-        Self::open()
+        drop(datapath);
+        Ok(Self {
+            hooks,
+            ..Self::open()?
+        })
     }
 
     /// Makes the tables those of a node, straight from those of the node before; returns
     /// how many steps that took.
     pub(super) fn become_node(&mut self, store: &Store, node: &str) -> Result<usize> {
+        let steps = self.steps_to(store, node)?;
+        self.apply(&steps)?;
+        self.datapath.prepare()?;
+        let drift = self.datapath.drift()?;
+        ensure!(drift.is_empty(), "{drift:?}");
+        Ok(steps.len())
+    }
+
+    /// What makes the tables those of a node. A pod that was there keeps its hook.
+    pub(super) fn steps_to(&mut self, store: &Store, node: &str) -> Result<Vec<Step>> {
+        let pods: Vec<_> = store
+            .pods()
+            .filter(|pod| pod.node == node)
+            .filter_map(|pod| Some((pod, Isolation::of(pod, workload::isolating(store, pod))?)))
+            .collect();
+        self.hooks
+            .retain(|name, _| pods.iter().any(|(pod, _)| pod.name == *name));
         let mut subjects = Vec::new();
-        self.hooks.clear();
-        let mut free = FIRST_HOOK..FIRST_HOOK + HOOKS;
-        for pod in store.pods().filter(|pod| pod.node == node) {
-            let Some(isolation) = Isolation::of(pod, workload::isolating(store, pod)) else {
-                continue;
+        for (pod, isolation) in pods {
+            let hook = match self.hooks.get(&pod.name) {
+                Some(hook) => *hook,
+                None => self.free_hook()?,
             };
-            let hook = free.next().context("more pods than hooks")?;
             self.hooks.insert(pod.name.clone(), hook);
             subjects.push(Subject {
                 hook: hook.into(),
@@ -129,36 +152,57 @@ impl Node {
         self.desired = compile::compile(store, &subjects, &options, &self.desired);
         self.datapath.image_mut().recognise(&self.desired.rulesets);
         let planned = plan(self.datapath.image(), &self.desired, self.datapath.limits());
-        if let Some(refusal) = planned.refused.first() {
-            bail!("{refusal}");
+        match planned.refused.first() {
+            Some(refusal) => bail!("{refusal}"),
+            None => Ok(planned.steps),
         }
-        self.datapath.apply(&planned.steps)?;
-        self.datapath.prepare()?;
-        let drift = self.datapath.drift()?;
-        ensure!(drift.is_empty(), "{drift:?}");
-        Ok(planned.steps.len())
+    }
+
+    fn free_hook(&self) -> Result<u32> {
+        let taken: BTreeSet<u32> = self.hooks.values().copied().collect();
+        (FIRST_HOOK..FIRST_HOOK + HOOKS)
+            .find(|hook| !taken.contains(hook))
+            .context("more pods than hooks")
+    }
+
+    /// Takes steps.
+    pub(super) fn apply(&mut self, steps: &[Step]) -> Result<()> {
+        Ok(self.datapath.apply(steps)?)
     }
 
     /// Whether the pod's hook lets a frame pass.
     pub(super) fn send(&mut self, pod: &Name, frame: &[u8]) -> Result<bool> {
+        match self.run("from_pod", pod, frame)? {
+            PASS => Ok(true),
+            DROP => Ok(false),
+            other => bail!("from_pod returned {other}"),
+        }
+    }
+
+    /// Has a frame arrive for a pod.
+    pub(super) fn deliver(&mut self, pod: &Name, frame: &[u8]) -> Result<()> {
+        match self.run("to_pod", pod, frame)? {
+            PASS => Ok(()),
+            other => bail!("to_pod returned {other}"),
+        }
+    }
+
+    fn run(&mut self, program: &str, pod: &Name, frame: &[u8]) -> Result<i32> {
         let hook = self.hooks.get(pod).context("the pod has no hook")?;
         let mut context = [0; IFINDEX_AT + size_of::<u32>()];
         if let Some(place) = context.last_chunk_mut() {
             *place = hook.to_ne_bytes();
         }
-        let program = self.datapath.program_mut("from_pod");
-        let result = program
-            .context("the object has no program from_pod")?
+        let result = self
+            .datapath
+            .program_mut(program)
+            .with_context(|| format!("the object has no program {program}"))?
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 ctx_in: Some(&context),
                 ..TestRunOptions::default()
             })?;
-        match result.return_value.cast_signed() {
-            PASS => Ok(true),
-            DROP => Ok(false),
-            other => bail!("from_pod returned {other}"),
-        }
+        Ok(result.return_value.cast_signed())
     }
 
     /// What the programs have counted since the beginning.
