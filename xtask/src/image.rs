@@ -31,13 +31,21 @@ pub(crate) struct Args {
     /// What the image runs on [default: what this machine is]
     #[arg(long)]
     arch: Option<Architecture>,
+    /// Take this static binary of the agent, and build none
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let architecture = args.arch.map_or_else(Architecture::own, Ok)?;
-    toolchain::ensure(workspace, Purpose::Build)?;
-    let binary = binary::build(workspace, architecture)?;
+    let binary = if let Some(binary) = &args.binary {
+        binary.clone()
+    } else {
+        toolchain::ensure(workspace, Purpose::Build)?;
+        binary::build(workspace, architecture)?
+    };
     let content = fs::read(&binary).with_context(|| format!("reading {}", binary.display()))?;
+    binary::check(&content, architecture).with_context(|| binary.display().to_string())?;
     let size = content.len();
 
     let mut image = Image::new(architecture, &[PROGRAM]);
