@@ -219,7 +219,7 @@ impl Agent {
         changed
     }
 
-    fn answer(&mut self, question: Request) {
+    fn answer(&self, question: Request) {
         // Who asked may have gone away meanwhile.
         match question {
             Request::Ping(reply) => drop(reply.send(())),

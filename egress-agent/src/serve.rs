@@ -15,9 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::answer::Answer;
 use crate::attribution::Attribution;
 use crate::drops::DropLog;
-use crate::evaluate::Target;
 use crate::metrics::{Counters, Observations};
-use crate::query::Subject;
+use crate::query::{Destination, Subject};
 use crate::status::Status;
 
 pub use stream::{Line, Wanted};
@@ -36,7 +35,7 @@ pub enum Request {
         /// Which pod.
         from: Subject,
         /// Where to.
-        to: Target,
+        to: Destination,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Answer, String>>,
     },

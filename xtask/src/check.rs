@@ -81,6 +81,7 @@ fn lints(workspace: &Workspace) -> Result<Outcome> {
         "--exclude",
         "egress-ebpf",
         "--all-targets",
+        "--all-features",
         "--",
         "-D",
         "warnings",

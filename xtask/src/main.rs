@@ -10,6 +10,7 @@
 mod build;
 mod chart;
 mod check;
+mod cluster;
 mod image;
 mod privileges;
 mod process;
@@ -56,6 +57,8 @@ enum Command {
     Bench(program::Args),
     /// Random policies and packets: oracle against core against kernel (needs root)
     Parity(program::ParityArgs),
+    /// A real Kubernetes on this machine, for people and for tests (needs root)
+    Cluster(cluster::Args),
     /// The agent under Debian's kernels, oldest to newest, in emulated machines
     Vm(vm::Args),
 }
@@ -68,6 +71,11 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if let Command::Cluster(args) = &command
+        && let Some(end) = args.run_machine()
+    {
+        return end;
+    }
     let workspace = Workspace::find()?;
     match command {
         Command::Toolchain => toolchain::run(&workspace),
@@ -79,6 +87,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => program::run(&workspace, "demo", &args.arguments),
         Command::Bench(args) => program::run(&workspace, "bench", &args.arguments),
         Command::Parity(args) => program::run(&workspace, "parity", &args.arguments()),
+        Command::Cluster(args) => cluster::run(&workspace, &args),
         Command::Vm(args) => vm::run(&workspace, &args),
     }
 }

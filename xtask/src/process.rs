@@ -22,8 +22,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// What the command writes to its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
+    output_of(command, Stdio::null())
+}
+
+/// The same of a command that reads its standard input.
+pub(crate) fn output_of(command: &mut Command, input: impl Into<Stdio>) -> Result<String> {
     let output = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .output()
         .with_context(|| format!("starting {}", shown(command)))?;
     if !output.status.success() {

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::build;
+use crate::cluster;
 use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
 pub(crate) use suite::Tally;
@@ -36,10 +37,14 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     build::release(workspace)?;
     let machine = Machine {
         obstacle: probe::obstacle()?,
+        no_cluster: cluster::obstacle(workspace)?,
         promtool: survey.has_promtool(),
     };
     if let Some(obstacle) = &machine.obstacle {
         println!("Tests in the kernel are skipped here: {obstacle}");
+    }
+    if let Some(obstacle) = &machine.no_cluster {
+        println!("Tests in a cluster are skipped here: {obstacle}");
     }
 
     let mut total = Tally::default();

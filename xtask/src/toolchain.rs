@@ -75,6 +75,11 @@ pub(crate) fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<Survey> 
     Ok(survey)
 }
 
+/// Installs Debian packages. Whoever asks has said so.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
+    install::debian(packages.iter().copied())
+}
+
 /// Whether packages can be installed without asking anybody.
 pub(crate) fn may_install_packages() -> Result<bool> {
     Ok(Privileges::own()?.root && process::find("apt-get").is_some())

@@ -5,7 +5,6 @@
 pub mod check;
 pub mod cidr;
 pub mod compile;
-pub mod explain;
 pub mod image;
 pub mod label;
 pub mod object;

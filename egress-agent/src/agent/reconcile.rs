@@ -473,7 +473,7 @@ impl Agent {
 }
 
 /// Seconds of `CLOCK_MONOTONIC`, which the programs stamp flows with.
-pub(super) fn boot_seconds() -> u32 {
+fn boot_seconds() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
 }

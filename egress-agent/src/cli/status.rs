@@ -1,13 +1,12 @@
 //! `status`: what the running agent enforces.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{Output, SocketArgs, client_runtime};
 use crate::serve::client::Client;
-use crate::status;
-use crate::terminal::Colour;
+use crate::status::{self, Colour};
 
 /// Exit code of `--wait-ready` when the agent answers and is not ready.
 const NOT_READY: u8 = 1;
@@ -39,7 +38,13 @@ impl Args {
         let mut stdout = io::stdout().lock();
         match self.output {
             Output::Text => {
-                let colour = Colour::of(&stdout);
+                // https://no-color.org
+                let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+                let colour = if stdout.is_terminal() && !plain {
+                    Colour::Ansi
+                } else {
+                    Colour::None
+                };
                 stdout.write_all(status::render(&status, colour).as_bytes())?;
             }
             Output::Json => {

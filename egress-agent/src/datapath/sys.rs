@@ -125,49 +125,6 @@ pub(super) fn update_batch(
     }
 }
 
-/// `BPF_MAP_LOOKUP_BATCH` (5.6) of a hash: every entry, `batch` at a time, as the bytes of its key and
-/// of its value. Entries that come and go meanwhile may be missed.
-pub(super) fn for_each_entry<const K: usize, const V: usize>(
-    map: impl AsFd,
-    batch: u32,
-    mut visit: impl FnMut(&[u8; K], &[u8; V]),
-) -> io::Result<()> {
-    let room = usize::try_from(batch).unwrap_or_default();
-    let mut keys = vec![[0; K]; room];
-    let mut values = vec![[0; V]; room];
-    let mut position = [0_u8; 4];
-    let mut first = true;
-    loop {
-        let mut attr = zeroed();
-        // SAFETY: `batch` is the member of the union that BPF_MAP_LOOKUP_BATCH reads, and any bytes
-        // are a value of it.
-        let request = unsafe { &mut attr.batch };
-        request.in_batch = if first { 0 } else { address(&position) };
-        request.out_batch = address_mut(&mut position);
-        request.keys = address_mut(keys.as_flattened_mut());
-        request.values = address_mut(values.as_flattened_mut());
-        request.count = batch;
-        request.map_fd = fd(map.as_fd());
-        let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
-        // SAFETY: as above; the kernel wrote back how many entries it gave.
-        let given = unsafe { attr.batch.count };
-        let done = match result {
-            Ok(_) => false,
-            // The last ones.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        let given = usize::try_from(given).unwrap_or_default();
-        for (key, value) in keys.iter().zip(&values).take(given) {
-            visit(key, value);
-        }
-        if done {
-            return Ok(());
-        }
-        first = false;
-    }
-}
-
 /// One entry, by `BPF_MAP_UPDATE_ELEM`.
 pub(super) fn update_one(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
     let mut attr = zeroed();
@@ -222,11 +179,6 @@ fn fd(fd: BorrowedFd<'_>) -> u32 {
 #[expect(clippy::as_conversions, reason = "the kernel takes addresses as u64")]
 fn address(bytes: &[u8]) -> u64 {
     bytes.as_ptr() as u64
-}
-
-#[expect(clippy::as_conversions, reason = "the kernel takes addresses as u64")]
-fn address_mut(bytes: &mut [u8]) -> u64 {
-    bytes.as_mut_ptr() as u64
 }
 
 fn zeroed() -> bpf_attr {

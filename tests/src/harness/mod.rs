@@ -30,7 +30,7 @@ pub use gate::Gate;
 pub use load::Load;
 pub use manifests::Manifests;
 pub use metrics::Metrics;
-pub use netns::{NetNs, ip_batch};
+pub use netns::{NetNs, ip_batch, report};
 pub use pod::{Pod, PodSpec};
 pub use probe::{Outcome, Probe, TcpExchange, UdpExchange};
 pub use wait::{DEADLINE, until};

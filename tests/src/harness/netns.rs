@@ -15,11 +15,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// Where iproute2 keeps named namespaces, and where the agent's annotation looks.
 const RUN_NETNS: &str = "/run/netns";
 
-/// A named network namespace that is removed when this is dropped.
+/// A network namespace. One that was made here is removed when this is dropped.
 #[derive(Debug)]
 pub struct NetNs {
     name: String,
+    path: PathBuf,
     file: File,
+    /// Whoever made another one removes it.
+    made_here: bool,
 }
 
 /// A second handle on a [`NetNs`]; dropping it removes nothing.
@@ -36,11 +39,13 @@ impl NetNs {
     /// work at once and no frame is sent that no test asked for.
     pub fn new(name: &str) -> Result<Self> {
         run("ip", &["netns", "add", name])?;
-        let file = File::open(Path::new(RUN_NETNS).join(name))
-            .with_context(|| format!("opening namespace {name}"))?;
+        let path = Path::new(RUN_NETNS).join(name);
+        let file = File::open(&path).with_context(|| format!("opening namespace {name}"))?;
         let ns = Self {
             name: name.to_owned(),
+            path,
             file,
+            made_here: true,
         };
         ns.sysctls(&[
             ("net/ipv6/conf/all/accept_dad", "0"),
@@ -56,14 +61,26 @@ impl NetNs {
         Ok(ns)
     }
 
+    /// A namespace that somebody else has made: a process's, or one that is kept by a file.
+    pub fn at(name: &str, path: PathBuf) -> Result<Self> {
+        let file = File::open(&path)
+            .with_context(|| format!("opening namespace {name} at {}", path.display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+            file,
+            made_here: false,
+        })
+    }
+
     /// The name below `/run/netns`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The path below `/run/netns`.
+    /// Where it can be entered from here.
     pub fn path(&self) -> PathBuf {
-        Path::new(RUN_NETNS).join(&self.name)
+        self.path.clone()
     }
 
     /// Runs `task` on a thread of its own inside the namespace.
@@ -136,7 +153,8 @@ fn enter<T: Send>(name: &str, file: &File, task: impl FnOnce() -> Result<T> + Se
 impl Drop for NetNs {
     fn drop(&mut self) {
         // A test may have removed it already, to see what the agent does.
-        if self.path().exists()
+        if self.made_here
+            && self.path.exists()
             && let Err(error) = run("ip", &["netns", "del", &self.name])
         {
             report(&format!("{error:#}"));
@@ -201,6 +219,6 @@ pub(super) fn names_starting_with(prefix: &str) -> Vec<String> {
     clippy::print_stderr,
     reason = "a drop has no caller that could be told"
 )]
-pub(super) fn report(what: &str) {
+pub fn report(what: &str) {
     eprintln!("{what}");
 }

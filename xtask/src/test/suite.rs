@@ -7,27 +7,38 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 
 use super::libtest::{self, Line};
+use crate::cluster::testbed::Testbed;
 use crate::process;
 use crate::workspace::Workspace;
 
 /// In this order: the quick and pure ones first.
-pub(super) const SUITES: [Suite; 3] = [
+pub(super) const SUITES: [Suite; 4] = [
     Suite {
         name: "the pure crates",
         packages: &["egress-common", "egress-core", "egress-oracle", "xtask"],
+        programs: &[],
         needs: Needs::Nothing,
         asks_promtool: false,
     },
     Suite {
         name: "the agent",
         packages: &["egress-agent"],
+        programs: &[],
         needs: Needs::Kernel,
         asks_promtool: true,
     },
     Suite {
         name: "traffic, updates and parity",
         packages: &["egress-tests"],
+        programs: &[],
         needs: Needs::Kernel,
+        asks_promtool: false,
+    },
+    Suite {
+        name: "in a cluster",
+        packages: &["egress-tests"],
+        programs: &["--features", "cluster", "--test", "cluster_*"],
+        needs: Needs::Cluster,
         asks_promtool: false,
     },
 ];
@@ -47,6 +58,8 @@ const LONG: &str = "EGRESS_TESTS_LONG";
 pub(super) struct Machine {
     /// Why it cannot run tests in the kernel, if it cannot.
     pub(super) obstacle: Option<String>,
+    /// Why no cluster can run on it, if none can.
+    pub(super) no_cluster: Option<String>,
     pub(super) promtool: bool,
 }
 
@@ -55,6 +68,8 @@ pub(super) struct Machine {
 pub(super) struct Suite {
     pub(super) name: &'static str,
     packages: &'static [&'static str],
+    /// Which test programs of the packages; all but those that need a feature where empty.
+    programs: &'static [&'static str],
     needs: Needs,
     asks_promtool: bool,
 }
@@ -64,6 +79,8 @@ enum Needs {
     Nothing,
     /// Its ignored tests need what [`super::probe`] looks for.
     Kernel,
+    /// And a Kubernetes cluster.
+    Cluster,
 }
 
 /// Counts, and the names behind the ones that are not plain passes.
@@ -144,6 +161,14 @@ impl Suite {
         if long {
             cargo.env(LONG, "1");
         }
+        // Taken down when the suite is over.
+        let cluster = self
+            .needs_cluster(workspace, filter, machine)?
+            .then(|| Testbed::start(workspace))
+            .transpose()?;
+        if let Some(cluster) = &cluster {
+            cluster.tell(&mut cargo)?;
+        }
         println!("$ {}", process::shown(&cargo));
         let mut child = cargo
             .stdout(Stdio::piped())
@@ -156,7 +181,7 @@ impl Suite {
             let line = line.context("reading the tests' output")?;
             let line = String::from_utf8_lossy(&line);
             println!("{line}");
-            tally.count(&line, machine.obstacle.as_deref());
+            tally.count(&line, self.obstacle(machine));
         }
         let status = child.wait().context("waiting for cargo test")?;
         tally.close(status.success(), self.name);
@@ -174,11 +199,7 @@ impl Suite {
         filter: Option<&str>,
         machine: &Machine,
     ) -> Result<Command> {
-        let mut cargo = workspace.cargo();
-        cargo.args(["test", "--no-fail-fast"]);
-        for package in self.packages {
-            cargo.args(["--package", package]);
-        }
+        let mut cargo = self.cargo_test(workspace);
         cargo.arg("--").args(filter);
         if self.runs_ignored(machine) {
             cargo.args(["--include-ignored", KERNEL_THREADS]);
@@ -193,8 +214,48 @@ impl Suite {
         Ok(cargo)
     }
 
+    fn cargo_test(&self, workspace: &Workspace) -> Command {
+        let mut cargo = workspace.cargo();
+        cargo.args(["test", "--no-fail-fast"]);
+        for package in self.packages {
+            cargo.args(["--package", package]);
+        }
+        cargo.args(self.programs);
+        cargo
+    }
+
+    /// Why its ignored tests stay ignored, if they do.
+    fn obstacle<'a>(&self, machine: &'a Machine) -> Option<&'a str> {
+        match self.needs {
+            Needs::Nothing => None,
+            Needs::Kernel => machine.obstacle.as_deref(),
+            Needs::Cluster => machine
+                .obstacle
+                .as_deref()
+                .or(machine.no_cluster.as_deref()),
+        }
+    }
+
     fn runs_ignored(&self, machine: &Machine) -> bool {
-        self.needs == Needs::Kernel && machine.obstacle.is_none()
+        self.needs != Needs::Nothing && self.obstacle(machine).is_none()
+    }
+
+    /// Whether any test is left that needs one: starting it takes a quarter of a minute.
+    fn needs_cluster(
+        &self,
+        workspace: &Workspace,
+        filter: Option<&str>,
+        machine: &Machine,
+    ) -> Result<bool> {
+        if self.needs != Needs::Cluster || !self.runs_ignored(machine) {
+            return Ok(false);
+        }
+        let list = process::output(
+            self.cargo_test(workspace)
+                .args(["--", "--list", "--ignored", "--format=terse"])
+                .args(filter),
+        )?;
+        Ok(list.lines().any(|line| line.ends_with(": test")))
     }
 
     /// Where ignored tests do not run, libtest lists them itself.
@@ -253,6 +314,7 @@ mod tests {
         };
         let machine = Machine {
             obstacle: obstacle.map(String::from),
+            no_cluster: None,
             promtool,
         };
         Ok(process::shown(&suite.command(&workspace, None, &machine)?))
@@ -260,7 +322,7 @@ mod tests {
 
     #[test]
     fn ignored_tests_run_only_where_they_can() -> Result<()> {
-        let [pure, agent, _] = SUITES;
+        let [pure, agent, _, _] = SUITES;
         assert!(arguments(agent, None, true)?.ends_with("-- --include-ignored --test-threads=2"));
         assert!(!arguments(agent, Some("not root"), true)?.contains("--include-ignored"));
         assert!(!arguments(pure, None, true)?.contains("--include-ignored"));
@@ -268,8 +330,21 @@ mod tests {
     }
 
     #[test]
+    fn where_no_cluster_can_run_only_its_tests_are_skipped() {
+        let [_, agent, _, cluster] = SUITES;
+        let machine = Machine {
+            obstacle: None,
+            no_cluster: Some("no go".into()),
+            promtool: true,
+        };
+        assert!(agent.runs_ignored(&machine));
+        assert_eq!(cluster.obstacle(&machine), Some("no go"));
+        assert!(!cluster.runs_ignored(&machine));
+    }
+
+    #[test]
     fn promtools_tests_are_left_out_where_there_is_none() -> Result<()> {
-        let [_, agent, _] = SUITES;
+        let [_, agent, _, _] = SUITES;
         assert!(arguments(agent, None, false)?.ends_with("--skip promtool"));
         assert!(!arguments(agent, None, true)?.contains("--skip"));
         Ok(())

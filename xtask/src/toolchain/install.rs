@@ -74,7 +74,7 @@ pub(super) fn all(workspace: &Workspace, plan: &Plan, survey: &Survey) -> Result
     Ok(())
 }
 
-fn debian<'a>(packages: impl Iterator<Item = &'a str>) -> Result<()> {
+pub(super) fn debian<'a>(packages: impl Iterator<Item = &'a str>) -> Result<()> {
     if !super::may_install_packages()? {
         return Err(anyhow!(
             "packages are missing, and installing them takes root and apt-get{}",

@@ -1,0 +1,80 @@
+//! A real Kubernetes, and pods in it, for tests.
+//!
+//! `cargo xtask cluster up` starts it; `EGRESS_CLUSTER` names the folder where it says what
+//! it started. Nothing of it is imitated. Two shortcuts keep a test short: the API server is
+//! asked through [`Api`] rather than by `kubectl`, and traffic is sent and answered by the
+//! test itself, on sockets that it makes in a pod's network namespace. Where a container's
+//! own first act matters, the container acts.
+
+mod api;
+mod machine;
+mod namespace;
+mod pod;
+mod traffic;
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+pub use api::Api;
+pub use machine::{Held, Machine};
+pub use namespace::Namespace;
+pub use pod::{Pod, PodSpec};
+pub use traffic::{Case, expect, soon};
+
+/// Image of a container that does nothing.
+pub const PAUSE: &str = "egress-agent.test/pause:1";
+
+/// Image of Kubernetes' own test servers and clients.
+pub const AGNHOST: &str = "egress-agent.test/agnhost:1";
+
+/// A cluster that runs.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: PathBuf,
+    /// Its API server.
+    pub api: Api,
+    names: Vec<String>,
+}
+
+impl Cluster {
+    /// The one that `EGRESS_CLUSTER` names.
+    pub fn given() -> Result<Self> {
+        let folder = PathBuf::from(env::var_os("EGRESS_CLUSTER").context(
+            "EGRESS_CLUSTER names no cluster: `cargo xtask test` does, or target/cluster/run/NAME after `cargo xtask cluster up`",
+        )?);
+        Ok(Self {
+            api: Api::new(&folder.join("shared/kubeconfig"))?,
+            names: machine::names(&folder)?,
+            folder,
+        })
+    }
+
+    /// The machine with the control plane, where the world outside is.
+    pub fn control(&self) -> Result<Machine> {
+        self.machine("control")
+    }
+
+    /// A node as its Node object is called.
+    pub fn node(&self, name: &str) -> Result<Machine> {
+        self.machine(name)
+    }
+
+    /// Names of the nodes, in order.
+    pub fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| *name != "control")
+    }
+
+    /// A new namespace, whose name starts with `name` and is unique.
+    pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<Namespace<'_>> {
+        Namespace::new(self, name, labels)
+    }
+
+    fn machine(&self, name: &str) -> Result<Machine> {
+        Machine::load(&self.folder, name)
+    }
+}
