@@ -5,8 +5,10 @@
 
 mod events;
 mod explain;
+mod hooks;
 mod reconcile;
 mod report;
+mod starting;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,18 +24,26 @@ use egress_core::store::{Changed, Store};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use self::starting::Starting;
 use crate::attribution::Attribution;
 use crate::datapath::{Datapath, Sizes};
 use crate::drops::DropLog;
 use crate::metrics::{Counters, Observations, WorkloadLabels};
-use crate::pods::{Changes, Discovery, Found, HostInterface, NamespaceId};
+use crate::pods::{Changes, Discovery, Found, HostInterface, Place, PodId, Records};
 use crate::serve::socket::Socket;
 use crate::serve::{Request, View, http};
 use crate::source::{self, ManifestSource, SourceProblem};
 use crate::status::{Source, Status};
 
+/// The folder of records, in the state folder.
+const RECORDS: &str = "pods";
+
 /// What did not work is tried again this often.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// So long a CNI plugin may wait for its pod's object. The watch is behind the kubelet by
+/// milliseconds; who waits longer does not occupy the kubelet, which tries again.
+const HOLD: Duration = Duration::from_secs(5);
 
 /// What the agent is told by flags.
 #[derive(Clone, Debug)]
@@ -48,8 +58,13 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     pub http_addr: SocketAddr,
-    /// Where the last good text of each manifest is kept.
+    /// Where the last good text of each manifest and the records of pods' interfaces are kept.
     pub state_dir: PathBuf,
+    /// Pods name their network namespaces by annotation. Only where whoever writes pods is
+    /// trusted to say where they are.
+    pub annotations: bool,
+    /// Where libcni keeps its results.
+    pub cni_cache_dir: PathBuf,
     /// Drop records one endpoint may send a second.
     pub events_per_second: u32,
     /// Capacities.
@@ -69,7 +84,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     let state_dir = source::state_folder(&settings.state_dir, &settings.pin_root);
     let (manifests, first) = ManifestSource::load(&settings.manifests, Some(&state_dir))
         .with_context(|| format!("reading {} (--manifests)", settings.manifests.display()))?;
-    let changes = Changes::new().context("watching network namespaces and interfaces")?;
+    let records = Records::load(&state_dir.join(RECORDS))
+        .with_context(|| format!("reading records in {} (--state-dir)", state_dir.display()))?;
+    let changes = Changes::new(Some(&settings.cni_cache_dir))
+        .context("watching network namespaces and interfaces")?;
+    let discovery = Discovery::new(records, &settings.cni_cache_dir);
 
     let (status, status_view) = watch::channel(Arc::new(Status::starting(&settings.options.node)));
     let (attribution, attribution_view) = watch::channel(Arc::new(Attribution::new()));
@@ -97,7 +116,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         source_problems: Vec::new(),
         failures: Vec::new(),
         refused: Vec::new(),
-        discovery: Discovery::default(),
+        discovery,
+        starting: Vec::new(),
         status,
         attribution,
         counters,
@@ -141,7 +161,7 @@ struct Agent {
     /// Local pods: who isolates them, as of the last look.
     pods: BTreeMap<Name, Vec<Name>>,
     /// Local pods' namespaces and interfaces, as of the last look.
-    found: BTreeMap<Name, Found>,
+    found: BTreeMap<PodId, Found>,
     /// Interfaces that carry our programs, and whose they are.
     hooks: BTreeMap<u32, Hook>,
     sources: Vec<Source>,
@@ -150,6 +170,8 @@ struct Agent {
     failures: Vec<Failure>,
     refused: Vec<Refusal>,
     discovery: Discovery,
+    /// CNI plugins that wait.
+    starting: Vec<Starting>,
     status: watch::Sender<Arc<Status>>,
     attribution: watch::Sender<Arc<Attribution>>,
     counters: Arc<Counters>,
@@ -162,9 +184,9 @@ struct Agent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Hook {
     interface: HostInterface,
-    /// An index may come back for another interface; its namespace tells them apart.
-    namespace: Option<NamespaceId>,
-    pod: Name,
+    /// An index may come back for another interface; where it leads tells them apart.
+    place: Option<Place>,
+    pod: PodId,
 }
 
 /// Something the kernel refused, and whom it concerns.
@@ -187,6 +209,7 @@ impl Agent {
             due = self
                 .retry
                 .then(|| due.unwrap_or_else(|| tokio::time::Instant::now() + RETRY));
+            changes.search(self.searches());
             tokio::select! {
                 change = manifests.next() => {
                     let seen = Instant::now();
@@ -202,6 +225,7 @@ impl Agent {
                     due = None;
                     self.reconcile(Instant::now());
                 }
+                () = at(self.next_answer()) => self.answer_plugins(),
             }
         }
     }
@@ -219,11 +243,13 @@ impl Agent {
         changed
     }
 
-    fn answer(&self, question: Request) {
+    fn answer(&mut self, question: Request) {
         // Who asked may have gone away meanwhile.
         match question {
             Request::Ping(reply) => drop(reply.send(())),
             Request::Explain { from, to, reply } => drop(reply.send(self.explain(&from, &to))),
+            Request::Enforce { attachment, reply } => self.enforce(&attachment, reply),
+            Request::Inspect { attachment, reply } => drop(reply.send(self.inspect(&attachment))),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod cleanup;
+mod cni;
 mod drops;
 mod explain;
 mod listen;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::answer::Verdict;
+use crate::serve::SOCKET;
 
 /// Exit code of "deny".
 const DENIED: u8 = 1;
@@ -40,6 +42,7 @@ enum Command {
     Status(status::Args),
     Explain(explain::Args),
     Drops(drops::Args),
+    Cni(cni::Args),
     Cleanup(cleanup::Args),
 }
 
@@ -60,7 +63,7 @@ struct SocketArgs {
         long,
         value_name = "PATH",
         env = "EGRESS_SOCKET",
-        default_value = "/run/egress-agent/agent.sock"
+        default_value = SOCKET
     )]
     socket: PathBuf,
 }
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => args.run(),
         Command::Explain(args) => args.run(),
         Command::Drops(args) => args.run(),
+        Command::Cni(args) => args.run(),
         Command::Cleanup(args) => args.run(),
     };
     done.unwrap_or_else(|error| {

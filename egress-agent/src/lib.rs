@@ -5,6 +5,7 @@
 //! * [`attribution`]: which pod a small number in a kernel table stands for.
 //! * [`answer`], [`query`]: what `check` and `explain` are asked and say.
 //! * [`cli`]: a file per subcommand.
+//! * [`cni`]: the CNI plugin.
 //! * [`datapath`]: the kernel side: programs, hooks, tables.
 //! * [`drops`]: drops as people and programs read them.
 //! * [`evaluate`]: questions to the core, and its answers.
@@ -20,6 +21,7 @@ pub mod agent;
 pub mod answer;
 pub mod attribution;
 pub mod cli;
+pub mod cni;
 pub mod datapath;
 pub mod drops;
 pub mod evaluate;

@@ -1,6 +1,7 @@
 //! What the running agent answers, and the client that asks it.
 
 pub mod client;
+mod cni;
 pub mod http;
 pub mod socket;
 mod stream;
@@ -14,12 +15,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::answer::Answer;
 use crate::attribution::Attribution;
+use crate::cni::message::{Attachment, Outcome};
 use crate::drops::DropLog;
 use crate::metrics::{Counters, Observations};
 use crate::query::{Destination, Subject};
 use crate::status::Status;
 
 pub use stream::{Line, Wanted};
+
+/// Where the unix socket is, unless it is said otherwise.
+pub const SOCKET: &str = "/run/egress-agent/agent.sock";
 
 /// How long the agent task may take to answer. Compiling a large change takes a second or
 /// two; after this long something is stuck.
@@ -38,6 +43,20 @@ pub enum Request {
         to: Destination,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Answer, String>>,
+    },
+    /// A pod's sandbox was made: answered when every policy that is known holds there (S56).
+    Enforce {
+        /// The sandbox.
+        attachment: Attachment,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Outcome>,
+    },
+    /// Is a sandbox enforced as it was when it was made?
+    Inspect {
+        /// The sandbox.
+        attachment: Attachment,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Outcome>,
     },
 }
 

@@ -208,18 +208,21 @@ pub enum PodState {
     Finished,
     /// Its network namespace or interface is not there yet.
     Waiting,
+    /// It has an address, and no interface of the node's is known to be its: not enforced.
+    NotFound,
     /// Closed, because something failed; the message says what.
     Denied,
 }
 
 impl PodState {
     /// Every state.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Isolated,
         Self::NotIsolated,
         Self::HostNetwork,
         Self::Finished,
         Self::Waiting,
+        Self::NotFound,
         Self::Denied,
     ];
 
@@ -231,6 +234,7 @@ impl PodState {
             Self::HostNetwork => "host-network",
             Self::Finished => "finished",
             Self::Waiting => "waiting",
+            Self::NotFound => "not-found",
             Self::Denied => "denied",
         }
     }

@@ -211,6 +211,9 @@ pub struct Pod {
     pub name: Name,
     /// `metadata.uid`, empty when absent.
     pub uid: String,
+    /// The uid by which the node's runtime and its CNI plugins know the pod: `uid`, but of a
+    /// static pod the one in the annotations of its mirror, which is an object of its own.
+    pub runtime_uid: String,
     /// `metadata.creationTimestamp`, seconds since 1970 (S89).
     pub created: Option<i64>,
     /// Its labels; empty when they could not be read, and `unreadable` then.

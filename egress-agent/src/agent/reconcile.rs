@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use egress_common::abi::{FLOW_CLOSING, Flow, FlowKey};
 use egress_core::compile::{self, Isolation, Subject};
 use egress_core::image::{Image, Step};
 use egress_core::object::{Name, Pod};
@@ -12,10 +11,9 @@ use egress_core::plan::plan;
 use egress_core::workload;
 use zerocopy::network_endian::U32;
 
-use super::{Agent, Failure, Hook};
+use super::{Agent, Failure};
 use crate::metrics::Stage;
-use crate::pods::conntrack::{self, PodFlow};
-use crate::pods::{Found, HostInterface};
+use crate::pods::{Found, HostInterface, PodId, Record, Wanted};
 
 /// A local pod and where its traffic passes.
 struct Local<'a> {
@@ -52,23 +50,81 @@ impl Agent {
         }
     }
 
-    /// Annotations of the local pods that send through an interface of their own.
-    fn wanted(&self) -> BTreeMap<Name, String> {
-        self.store
+    /// The local pods that send through an interface of their own, and those that our CNI plugin
+    /// told of while no object of theirs is known.
+    fn wanted(&self) -> BTreeMap<PodId, Wanted> {
+        let mut wanted: BTreeMap<PodId, Wanted> =
+            self.held().map(|pod| (pod, Wanted::default())).collect();
+        let locals = self
+            .store
             .pods()
             .filter(|pod| pod.node == self.settings.options.node)
-            .filter(|pod| Isolation::of(pod, Vec::new()).is_some())
-            .filter_map(|pod| Some((pod.name.clone(), pod.netns.clone()?)))
-            .collect()
+            .filter(|pod| Isolation::of(pod, Vec::new()).is_some());
+        for pod in locals {
+            let annotation = pod.netns.clone().filter(|_| self.settings.annotations);
+            let addresses = pod.addresses.clone();
+            wanted.insert(
+                PodId::of(pod),
+                Wanted {
+                    annotation,
+                    addresses,
+                },
+            );
+        }
+        wanted
+    }
+
+    /// Pods with a sandbox on this node whose object is not known: its arrival is still to come,
+    /// or it was taken away while the sandbox is still there. Nobody knows what selects them.
+    pub(super) fn held(&self) -> impl Iterator<Item = PodId> {
+        let records = self.discovery.records().iter();
+        records
+            .filter(|record| record.is_of_plugin())
+            .map(Record::pod)
+            .filter(|pod| self.local(pod).is_none())
+    }
+
+    /// The node's own addresses, as far as they are known.
+    pub(super) fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        let node = self.store.node(&self.settings.options.node);
+        node.map_or_else(BTreeSet::new, |node| node.addresses.clone())
+    }
+
+    /// The object of a pod of this node. Before it is bound to a node the pod has none: the
+    /// kubelet may hear of that before us.
+    pub(super) fn local(&self, pod: &PodId) -> Option<&Pod> {
+        self.store
+            .pod(&pod.name)
+            .filter(|known| known.node == self.settings.options.node && PodId::of(known) == *pod)
+    }
+
+    /// A pod that has an address, so it may send, and whose interface is nowhere to be found.
+    pub(super) fn is_lost(&self, pod: &Pod) -> bool {
+        !self.settings.annotations
+            && !pod.terminating
+            && !pod.addresses.is_empty()
+            && Isolation::of(pod, Vec::new()).is_some()
+            && self
+                .found
+                .get(&PodId::of(pod))
+                .is_none_or(|found| found.interfaces.is_empty())
+    }
+
+    /// Whether a pod is looked for that routes and neighbours may lead to.
+    pub(super) fn searches(&self) -> bool {
+        self.store
+            .pods()
+            .any(|pod| pod.node == self.settings.options.node && self.is_lost(pod))
     }
 
     fn scan(
         &mut self,
-        wanted: &BTreeMap<Name, String>,
-        before: &BTreeMap<Name, Found>,
-    ) -> BTreeMap<Name, Found> {
+        wanted: &BTreeMap<PodId, Wanted>,
+        before: &BTreeMap<PodId, Found>,
+    ) -> BTreeMap<PodId, Found> {
+        let node = self.node_addresses();
         let discovery = &mut self.discovery;
-        let mut found = match tokio::task::block_in_place(|| discovery.scan(wanted)) {
+        let mut found = match tokio::task::block_in_place(|| discovery.scan(wanted, &node)) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "looking for interfaces failed; what was known stays");
@@ -79,8 +135,8 @@ impl Agent {
             // A namespace that is there but does not answer keeps the interfaces it had.
             if let Some(known) = before.get(pod)
                 && now.problem.is_some()
-                && now.namespace.is_some()
-                && now.namespace == known.namespace
+                && now.place.is_some()
+                && now.place == known.place
             {
                 now.interfaces.clone_from(&known.interfaces);
                 now.addresses.clone_from(&known.addresses);
@@ -109,6 +165,7 @@ impl Agent {
         }
         self.retry |= !failures.is_empty();
         self.failures = failures;
+        self.answer_plugins();
         self.publish();
     }
 
@@ -124,7 +181,9 @@ impl Agent {
             });
         }
         let wanted = self.interfaces();
-        let fresh = self.attach(&wanted, &mut failures);
+        let mut fresh = self.attach(&wanted, &mut failures);
+        // What has not started has nothing that is older, and is never open.
+        fresh.retain(|hook| !self.is_of_starting(*hook));
         // First as they were without policies: the hooks note what is opened towards the pods
         // while the kernel's table is asked for what is older.
         if !fresh.is_empty() {
@@ -157,121 +216,28 @@ impl Agent {
         failures
     }
 
-    /// Every interface of a local pod.
-    fn interfaces(&self) -> BTreeMap<u32, Hook> {
-        let mut interfaces = BTreeMap::new();
-        for (pod, found) in &self.found {
-            for interface in &found.interfaces {
-                interfaces.insert(
-                    interface.index,
-                    Hook {
-                        interface: interface.clone(),
-                        namespace: found.namespace,
-                        pod: pod.clone(),
-                    },
-                );
-            }
-        }
-        interfaces
-    }
-
-    /// Attaches what is not attached by this process yet; returns hooks that had no endpoint.
-    fn attach(
-        &mut self,
-        wanted: &BTreeMap<u32, Hook>,
-        failures: &mut Vec<Failure>,
-    ) -> BTreeSet<u64> {
-        let mut fresh = BTreeSet::new();
-        for (index, hook) in wanted {
-            let known = self.hooks.get(index);
-            if known.is_none_or(|known| {
-                known.interface != hook.interface || known.namespace != hook.namespace
-            }) {
-                if let Err(error) = self.datapath.attach(&hook.interface) {
-                    self.observations.attach_failed(error.hook, error.op);
-                    failures.push(Failure {
-                        pod: Some(hook.pod.clone()),
-                        message: chain(&error),
-                    });
-                    continue;
-                }
-                tracing::info!(pod = %display(&hook.pod), interface = %hook.interface.name, "attached");
-            }
-            if !self
-                .datapath
-                .image()
-                .endpoints
-                .contains_key(&u64::from(*index))
-            {
-                fresh.insert(u64::from(*index));
-            }
-            self.hooks.insert(*index, hook.clone());
-        }
-        fresh
-    }
-
-    /// Takes the programs from interfaces that are no local pod's any more.
-    fn detach(&mut self, wanted: &BTreeMap<u32, Hook>, failures: &mut Vec<Failure>) {
-        let gone: Vec<u32> = self
-            .hooks
-            .keys()
-            .copied()
-            .filter(|index| !wanted.contains_key(index))
-            .collect();
-        for index in gone {
-            let Some(hook) = self.hooks.get(&index) else {
-                continue;
-            };
-            match self.datapath.detach(&hook.interface) {
-                Ok(()) => {
-                    tracing::info!(pod = %display(&hook.pod), interface = %hook.interface.name, "detached");
-                    self.hooks.remove(&index);
-                }
-                Err(error) => failures.push(Failure {
-                    pod: None,
-                    message: chain(&error),
-                }),
-            }
-        }
-        // Links that an earlier agent left on interfaces that no pod has any more.
-        match self.datapath.pinned_links() {
-            Ok(pinned) => {
-                for index in pinned
-                    .into_iter()
-                    .filter(|index| !wanted.contains_key(index))
-                {
-                    if let Err(error) = self.datapath.forget_links(index) {
-                        failures.push(Failure {
-                            pod: None,
-                            message: format!("unpinning the links of interface {index}: {error}"),
-                        });
-                    }
-                }
-            }
-            Err(error) => failures.push(Failure {
-                pod: None,
-                message: format!("listing pinned links: {error}"),
-            }),
-        }
-    }
-
     /// Compiles, plans and applies. Endpoints in `open` are written without isolation.
     fn make_so(&mut self, open: &BTreeSet<u64>) -> Result<(), String> {
         let started = Instant::now();
         let locals = self.locals();
         let mut subjects = Vec::new();
         for (index, hook) in &self.hooks {
-            let Some(local) = locals.get(&hook.pod) else {
+            let hook_id = u64::from(*index);
+            let (addresses, isolation) = if let Some(local) = locals.get(&hook.pod) {
+                (self.addresses(local.pod), local.isolation.clone())
+            } else if let Some(found) = self.found.get(&hook.pod) {
+                // Unknown means closed.
+                (found.addresses.clone(), Isolation::Closed)
+            } else {
                 continue;
             };
-            let hook_id = u64::from(*index);
             subjects.push(Subject {
                 hook: hook_id,
-                addresses: self.addresses(local.pod),
+                addresses,
                 isolation: if open.contains(&hook_id) {
                     Isolation::None
                 } else {
-                    local.isolation.clone()
+                    isolation
                 },
             });
         }
@@ -287,7 +253,7 @@ impl Agent {
         );
         self.pods = locals
             .into_iter()
-            .map(|(name, local)| (name, local.isolated_by))
+            .map(|(pod, local)| (pod.name, local.isolated_by))
             .collect();
         self.desired = desired;
         self.datapath.image_mut().recognise(&self.desired.rulesets);
@@ -361,7 +327,7 @@ impl Agent {
     }
 
     /// The node's pods that are enforced.
-    fn locals(&self) -> BTreeMap<Name, Local<'_>> {
+    fn locals(&self) -> BTreeMap<PodId, Local<'_>> {
         let mut locals = BTreeMap::new();
         for pod in self
             .store
@@ -373,9 +339,8 @@ impl Agent {
                 policies.iter().map(|policy| policy.name.clone()).collect();
             isolated_by.sort_unstable();
             if let Some(isolation) = Isolation::of(pod, policies) {
-                let name = pod.name.clone();
                 locals.insert(
-                    name,
+                    PodId::of(pod),
                     Local {
                         pod,
                         isolation,
@@ -390,92 +355,12 @@ impl Agent {
     /// A pod's addresses: what its status says, and only without that what its namespace has.
     pub(super) fn addresses(&self, pod: &Pod) -> BTreeSet<IpAddr> {
         if pod.addresses.is_empty()
-            && let Some(found) = self.found.get(&pod.name)
+            && let Some(found) = self.found.get(&PodId::of(pod))
         {
             return found.addresses.clone();
         }
         pod.addresses.clone()
     }
-
-    /// Connections that are older than the hooks of these endpoints.
-    fn seed(&mut self, fresh: &BTreeSet<u64>, failures: &mut Vec<Failure>) {
-        let endpoints: Vec<_> = fresh
-            .iter()
-            .filter_map(|hook| self.datapath.image().endpoints.get(hook).copied())
-            .collect();
-        let mut places: BTreeMap<IpAddr, (u16, u8)> = BTreeMap::new();
-        for desired in fresh
-            .iter()
-            .filter_map(|hook| Some((hook, self.desired.endpoints.get(hook)?)))
-        {
-            let (hook, desired) = desired;
-            let Some(endpoint) = self.datapath.image().endpoints.get(hook) else {
-                continue;
-            };
-            for address in &desired.addresses {
-                let key = compile::address(*address);
-                if let Some(local) = endpoint.local(key.family, &key.bytes) {
-                    places.insert(*address, (endpoint.slot.get(), local));
-                }
-            }
-        }
-        let older = match conntrack::older_flows(&places.keys().copied().collect()) {
-            Ok(older) => older,
-            Err(error) => {
-                failures.push(Failure {
-                    pod: None,
-                    message: format!(
-                        "asking for connections older than the agent: {}",
-                        chain(&error)
-                    ),
-                });
-                return;
-            }
-        };
-        if let Some(note) = &older.note {
-            tracing::debug!("{note}");
-        }
-        let now = U32::new(boot_seconds());
-        let entry = |flow: &PodFlow| -> Option<(u16, FlowKey, Flow)> {
-            let (slot, local) = places.get(&flow.local)?;
-            let value = Flow {
-                seen: now,
-                flags: U32::new(if flow.closing { FLOW_CLOSING } else { 0 }),
-                ..Flow::default()
-            };
-            Some((*slot, flow.key(*slot, *local), value))
-        };
-        let mut inbound: BTreeMap<u16, Vec<(FlowKey, Flow)>> = endpoints
-            .iter()
-            .map(|endpoint| (endpoint.slot.get(), Vec::new()))
-            .collect();
-        for (slot, key, flow) in older.inbound.iter().filter_map(entry) {
-            inbound.entry(slot).or_default().push((key, flow));
-        }
-        let outbound: Vec<(FlowKey, Flow)> = older
-            .outbound_udp
-            .iter()
-            .filter_map(entry)
-            .map(|(_, key, flow)| (key, flow))
-            .collect();
-        let seeded = inbound
-            .iter()
-            .try_for_each(|(slot, flows)| self.datapath.seed_inbound(*slot, flows))
-            .and_then(|()| self.datapath.seed_outbound(&outbound));
-        if let Err(error) = seeded {
-            self.observations.bpf_failed(error.map, error.op);
-            failures.push(Failure {
-                pod: None,
-                message: chain(&error),
-            });
-        }
-    }
-}
-
-/// Seconds of `CLOCK_MONOTONIC`, which the programs stamp flows with.
-fn boot_seconds() -> u32 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
 }
 
 /// `NS/NAME`.

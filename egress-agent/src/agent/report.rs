@@ -11,6 +11,7 @@ use egress_core::workload;
 use super::Agent;
 use super::reconcile::{display, names};
 use crate::attribution::{Attribution, Owner};
+use crate::pods::PodId;
 use crate::status::{
     Pod, PodState, Policy, PolicyState, Problem, ProblemKind, Ruleset, SCHEMA, Status,
 };
@@ -42,10 +43,10 @@ impl Agent {
             let Some(endpoint) = self.datapath.image().endpoints.get(&u64::from(*index)) else {
                 continue;
             };
-            let workload = self.store.pod(&hook.pod).map(workload::workload_name);
+            let workload = self.store.pod(&hook.pod.name).map(workload::workload_name);
             let isolated_by = self
                 .pods
-                .get(&hook.pod)
+                .get(&hook.pod.name)
                 .into_iter()
                 .flatten()
                 .map(display)
@@ -53,8 +54,8 @@ impl Agent {
             attribution.insert(
                 endpoint.slot.get(),
                 Owner::new(
-                    &hook.pod.namespace,
-                    &hook.pod.name,
+                    &hook.pod.name.namespace,
+                    &hook.pod.name.name,
                     workload.as_deref(),
                     isolated_by,
                 ),
@@ -76,6 +77,11 @@ impl Agent {
             .map(|failure| failure.message.clone())
             .collect();
         waiting_for.extend(self.refused.iter().map(ToString::to_string));
+        waiting_for.extend(
+            pods.iter()
+                .filter(|pod| pod.state == PodState::NotFound)
+                .map(|pod| format!("the interface of pod {}", pod.name)),
+        );
         Status {
             schema: SCHEMA.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -92,12 +98,13 @@ impl Agent {
     }
 
     fn pod(&self, pod: &CorePod) -> Pod {
-        let found = self.found.get(&pod.name);
+        let id = PodId::of(pod);
+        let found = self.found.get(&id);
         let interfaces = found.map_or_else(Vec::new, |found| names(&found.interfaces));
         let endpoints: Vec<(&u32, &Endpoint)> = self
             .hooks
             .iter()
-            .filter(|(_, hook)| hook.pod == pod.name)
+            .filter(|(_, hook)| hook.pod == id)
             .filter_map(|(index, _)| {
                 Some((
                     index,
@@ -136,16 +143,20 @@ impl Agent {
         } else if let Some(failure) = failure {
             (PodState::Denied, Some(failure.message.clone()))
         } else if endpoints.is_empty() {
-            let why = found.map_or_else(
-                || Some("no annotation egress-agent.dev/netns".to_owned()),
-                |found| {
-                    found
-                        .problem
-                        .clone()
-                        .or_else(|| Some("its network namespace has no interface yet".to_owned()))
-                },
-            );
-            (PodState::Waiting, why)
+            let why = found
+                .and_then(|found| found.problem.clone())
+                .unwrap_or_else(|| "its network namespace has no interface yet".to_owned());
+            let why = if self.settings.annotations && pod.netns.is_none() {
+                format!("no annotation egress-agent.dev/netns; {why}")
+            } else {
+                why
+            };
+            let state = if self.is_lost(pod) {
+                PodState::NotFound
+            } else {
+                PodState::Waiting
+            };
+            (state, Some(why))
         } else if closed {
             let why = if pod.unreadable {
                 "the pod cannot be read".to_owned()
@@ -217,13 +228,29 @@ impl Agent {
                 .iter()
                 .map(|refusal| enforcement(String::new(), refusal.to_string())),
         );
-        for (name, found) in &self.found {
-            let object = format!("Pod {}", display(name));
-            if let Some(problem) = &found.problem {
+        for (pod, found) in &self.found {
+            let object = format!("Pod {pod}");
+            let known = self.local(pod);
+            let annotated =
+                self.settings.annotations && known.is_some_and(|pod| pod.netns.is_some());
+            if let Some(problem) = &found.problem
+                && (annotated || known.is_some_and(|pod| self.is_lost(pod)))
+            {
+                let field =
+                    annotated.then(|| "metadata.annotations[egress-agent.dev/netns]".to_owned());
                 problems.push(Problem {
-                    field: Some("metadata.annotations[egress-agent.dev/netns]".to_owned()),
+                    field,
                     ..enforcement(object.clone(), problem.clone())
                 });
+            }
+            if known.is_none() && found.place.is_some() {
+                problems.push(enforcement(
+                    object.clone(),
+                    format!(
+                        "a sandbox of uid {} is here and its object is not known: it may send nothing",
+                        pod.uid
+                    ),
+                ));
             }
             problems.extend(
                 found

@@ -11,9 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::listen::Listen;
 use super::{PlacesArgs, SocketArgs};
 use crate::agent::{self, Settings};
+use crate::cni::install::Installation;
+use crate::cni::install::conflist::Entry;
+use crate::cni::install::keeper::Keeper;
+use crate::cni::spec::WhenAgentDown;
 use crate::datapath::Sizes;
 use crate::logging::{self, Format};
 use crate::metrics::WorkloadLabels;
+use crate::pods::CACHE_DIR;
 
 /// One thread for the agent task, which blocks while it writes tables, one for records and one
 /// for scrapes; the machine's other processors are the pods'.
@@ -53,6 +58,42 @@ pub(super) struct Args {
 
     #[command(flatten)]
     places: PlacesArgs,
+
+    /// Where libcni keeps the results of CNI plugins: they name pods' interfaces.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "EGRESS_CNI_CACHE_DIR",
+        default_value = CACHE_DIR
+    )]
+    cni_cache_dir: PathBuf,
+
+    /// Keep the CNI plugin chained: folder of CNI plugins. Pods then start isolated.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "EGRESS_CNI_BIN_DIR",
+        requires = "cni_conf_dir"
+    )]
+    cni_bin_dir: Option<PathBuf>,
+
+    /// Keep the CNI plugin chained: folder of network configurations.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "EGRESS_CNI_CONF_DIR",
+        requires = "cni_bin_dir"
+    )]
+    cni_conf_dir: Option<PathBuf>,
+
+    /// What a new pod does while no agent runs.
+    #[arg(
+        long,
+        value_enum,
+        env = "EGRESS_CNI_WHEN_AGENT_DOWN",
+        default_value = "wait"
+    )]
+    cni_when_agent_down: WhenAgentDown,
 
     /// Always allow traffic to the own node's addresses.
     #[arg(long, env = "EGRESS_ALLOW_OWN_NODE", value_parser = FalseyValueParser::new())]
@@ -101,6 +142,7 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let installation = self.installation();
         let Some(manifests) = self.manifests else {
             bail!(
                 "reading objects from the API server is not in this version: give --manifests DIR"
@@ -118,6 +160,8 @@ impl Args {
             socket: self.socket.socket,
             http_addr: self.http_addr.or_port(self.http_port),
             state_dir: self.places.state_dir,
+            annotations: true,
+            cni_cache_dir: self.cni_cache_dir,
             events_per_second: self.events_per_second,
             sizes: Sizes::default(),
             labels: WorkloadLabels {
@@ -134,6 +178,10 @@ impl Args {
             // Before anything is attached: a signal during the start ends it in order too.
             let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+            let _keeper = installation
+                .map(Keeper::start)
+                .transpose()
+                .context("keeping the CNI plugin")?;
             agent::run(settings, async move {
                 tokio::select! {
                     _ = terminate.recv() => tracing::info!("SIGTERM"),
@@ -143,6 +191,15 @@ impl Args {
             .await
         })?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// The CNI plugin, where it is to be kept.
+    fn installation(&self) -> Option<Installation> {
+        Some(Installation {
+            bin_dir: self.cni_bin_dir.clone()?,
+            conf_dir: self.cni_conf_dir.clone()?,
+            entry: Entry::new(&self.socket.socket, self.cni_when_agent_down),
+        })
     }
 }
 

@@ -94,6 +94,23 @@ pub(super) fn attach(
     Ok(())
 }
 
+/// Whether both hooks are on an interface: asks the kernel, not our memory.
+pub(super) fn is_attached(pins: &Path, technique: Technique, interface: &HostInterface) -> bool {
+    HOOKS.iter().all(|hook| match technique {
+        Technique::Unknown => false,
+        Technique::Tcx => sys::pinned_link_interface(&pin(pins, interface.index, hook))
+            .is_ok_and(|index| index == interface.index),
+        Technique::Clsact => SchedClassifierLink::attached(
+            &interface.name,
+            hook.side,
+            PRIORITY,
+            handle(ABI_VERSION),
+            None,
+        )
+        .is_ok(),
+    })
+}
+
 /// Detaches both hooks. An interface that is gone has lost them already.
 pub(super) fn detach(
     pins: &Path,

@@ -224,6 +224,11 @@ impl Datapath {
         links::detach(&self.pins.links(), self.technique, interface)
     }
 
+    /// Whether both hooks of an interface are there.
+    pub fn is_attached(&self, interface: &HostInterface) -> bool {
+        links::is_attached(&self.pins.links(), self.technique, interface)
+    }
+
     /// Interface indexes whose links are pinned.
     pub fn pinned_links(&self) -> std::io::Result<Vec<u32>> {
         links::pinned(&self.pins.links())

@@ -160,6 +160,21 @@ pub(super) fn pin_again(pin: &Path, place: &Path) -> io::Result<()> {
     call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
+/// The interface that a pinned TCX link is on: 0 when it was detached, or the interface is gone.
+pub(super) fn pinned_link_interface(pin: &Path) -> io::Result<u32> {
+    let link = pinned(pin)?;
+    // `struct bpf_link_info` of a TCX link: type, id, program, padding; then interface and type of
+    // attachment.
+    let mut info = [0_u8; 24];
+    let mut attr = zeroed();
+    attr.info.bpf_fd = fd(link.as_fd());
+    attr.info.info_len = u32::try_from(info.len()).unwrap_or_default();
+    attr.info.info = address_of(&mut info);
+    call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let interface = info.get(16..).and_then(<[u8]>::first_chunk);
+    Ok(interface.map_or(0, |bytes| u32::from_ne_bytes(*bytes)))
+}
+
 fn pinned(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = zeroed();
@@ -179,6 +194,12 @@ fn fd(fd: BorrowedFd<'_>) -> u32 {
 #[expect(clippy::as_conversions, reason = "the kernel takes addresses as u64")]
 fn address(bytes: &[u8]) -> u64 {
     bytes.as_ptr() as u64
+}
+
+/// Of bytes that the kernel writes to.
+#[expect(clippy::as_conversions, reason = "the kernel takes addresses as u64")]
+fn address_of(bytes: &mut [u8]) -> u64 {
+    bytes.as_mut_ptr() as u64
 }
 
 fn zeroed() -> bpf_attr {

@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::Place;
 use super::links::{Link, addresses, links};
 use super::netlink::{Error, Socket};
-use super::netns::NamespaceId;
 use super::nsid::Nsid;
 
 /// Looks in a row that ask a new namespace: two seconds at the slowest, while whoever
@@ -35,7 +35,7 @@ pub(super) struct Details {
 /// A namespace of this look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Subject {
-    pub(super) id: NamespaceId,
+    pub(super) id: Place,
     pub(super) nsid: Nsid,
     /// Indexes of its host interfaces.
     pub(super) hooks: Vec<u32>,
@@ -44,7 +44,7 @@ pub(super) struct Subject {
 /// What is remembered of the namespaces of the last look.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    known: BTreeMap<NamespaceId, Known>,
+    known: BTreeMap<Place, Known>,
     /// Counts looks.
     look: u64,
 }
@@ -66,8 +66,8 @@ impl Memory {
     }
 
     /// What the namespace last said; an error is asked about again at the next look.
-    pub(super) fn of(&self, id: NamespaceId) -> Option<&Result<Details, Error>> {
-        self.known.get(&id).map(|known| &known.said)
+    pub(super) fn of(&self, id: &Place) -> Option<&Result<Details, Error>> {
+        self.known.get(id).map(|known| &known.said)
     }
 
     fn refresh_with(
@@ -110,7 +110,7 @@ impl Memory {
             });
         self.known = asked
             .chain(waiting)
-            .map(|known| (known.subject.id, known))
+            .map(|known| (known.subject.id.clone(), known))
             .collect();
     }
 }
@@ -142,10 +142,7 @@ mod tests {
 
     fn subject(number: u16) -> Subject {
         Subject {
-            id: NamespaceId {
-                device: 4,
-                inode: number.into(),
-            },
+            id: Place::Behind(number.into()),
             nsid: Nsid(number.into()),
             hooks: vec![number.into()],
         }
@@ -233,7 +230,7 @@ mod tests {
         let mut memory = Memory::default();
         asked(&mut memory, &[subject(1), subject(2)], &addressed());
         asked(&mut memory, &[subject(2)], &addressed());
-        assert!(memory.of(subject(1).id).is_none());
-        assert!(memory.of(subject(2).id).is_some());
+        assert!(memory.of(&subject(1).id).is_none());
+        assert!(memory.of(&subject(2).id).is_some());
     }
 }

@@ -9,14 +9,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::netlink::{Error, Request, Socket, attributes, number};
+use super::netlink::{Error, FAMILIES, Request, Socket, attributes, number};
 use super::nsid::Nsid;
 
 const RTM_GETLINK: u16 = 18;
 const RTM_GETADDR: u16 = 22;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
 const IFLA_LINKINFO: u16 = 18;
@@ -55,11 +56,16 @@ pub struct HostInterface {
     pub inner_name: String,
 }
 
+/// An Ethernet address.
+pub(super) type Mac = [u8; 6];
+
 /// A link as one namespace sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
+    /// Its own hardware address, of an Ethernet link.
+    pub(super) mac: Option<Mac>,
     /// `veth`, `macvlan` …; empty for hardware.
     kind: String,
     /// `ARPHRD_*`.
@@ -89,13 +95,31 @@ pub(super) fn addresses(
     socket: &mut Socket,
     Nsid(target): Nsid,
 ) -> Result<BTreeSet<IpAddr>, Error> {
+    dump_addresses(socket, 0, |request| {
+        request.with(IFA_TARGET_NETNSID, target.to_ne_bytes())
+    })
+}
+
+/// Such addresses of one of the agent's own links.
+pub(super) fn addresses_of(socket: &mut Socket, link: u32) -> Result<BTreeSet<IpAddr>, Error> {
+    dump_addresses(socket, link, |request| request)
+}
+
+fn dump_addresses(
+    socket: &mut Socket,
+    link: u32,
+    complete: impl Fn(Request) -> Request,
+) -> Result<BTreeSet<IpAddr>, Error> {
     let mut found = BTreeSet::new();
-    for family in [libc::AF_INET, libc::AF_INET6].map(u8::try_from) {
-        let Ok(family) = family else { continue };
-        let mut fixed = [0; size_of::<AddressHeader>()];
-        fixed[0] = family;
-        let request =
-            Request::new(RTM_GETADDR, &fixed).with(IFA_TARGET_NETNSID, target.to_ne_bytes());
+    for family in FAMILIES {
+        let header = AddressHeader {
+            family,
+            prefix_length: 0,
+            flags: 0,
+            scope: 0,
+            index: link,
+        };
+        let request = complete(Request::new(RTM_GETADDR, header.as_bytes()));
         // A kernel without the family answers for all families it has, which does no harm.
         found.extend(
             socket
@@ -182,6 +206,17 @@ impl Link {
         (self.is_paired() && self.elsewhere == Some(namespace)).then_some(self.lower)?
     }
 
+    /// The namespace at the other end, when this is one end of a pair and the other is not in
+    /// this namespace: the only kind of link that a pod can be behind.
+    pub(super) fn far_side(&self) -> Option<Nsid> {
+        self.elsewhere
+            .filter(|_| self.is_paired() && self.lower.is_some())
+    }
+
+    pub(super) fn is_bridge(&self) -> bool {
+        self.kind == "bridge"
+    }
+
     fn is_paired(&self) -> bool {
         PAIRED.contains(&self.kind.as_str())
     }
@@ -204,6 +239,7 @@ impl Link {
         let mut link = Self {
             index: header.index,
             name: String::new(),
+            mac: None,
             kind: String::new(),
             hardware: header.hardware,
             flags: header.flags,
@@ -212,6 +248,7 @@ impl Link {
         };
         for (attribute, value) in attributes(rest) {
             match attribute {
+                IFLA_ADDRESS => link.mac = value.try_into().ok(),
                 IFLA_IFNAME => link.name = text(value),
                 // Tunnels say 0 for "any".
                 IFLA_LINK => link.lower = number(value).filter(|index| *index != 0),
@@ -241,7 +278,7 @@ struct LinkHeader {
 }
 
 /// `struct ifaddrmsg`.
-#[derive(FromBytes, Immutable, KnownLayout)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct AddressHeader {
     family: u8,
@@ -311,6 +348,7 @@ mod tests {
         Link {
             index,
             name: name.to_owned(),
+            mac: None,
             kind: kind.to_owned(),
             hardware: ARPHRD_ETHER,
             flags: IFF_UP,

@@ -1,11 +1,23 @@
 //! Where a local pod's traffic can be hooked.
 //!
-//! A pod names its network namespace by an annotation. [`Discovery`] looks once: which
-//! namespace that is now, which interfaces of the agent's namespace its traffic comes out
-//! of, and what would pass them. [`Changes`] says when to look again. [`conntrack`] knows
-//! the connections that are older than our hooks.
+//! A pod is behind those links of the agent's namespace whose peers are in the pod's.
+//! [`Discovery`] looks once: which namespace that is now, which links lead there, and what
+//! would pass them. Who says which namespace, the first that knows:
+//!
+//! 1. An annotation, where annotations count ([`Wanted::annotation`]): a file, a name.
+//! 2. A record: what our CNI plugin told when the sandbox was made ([`Records`]).
+//! 3. The result that libcni keeps of the pod's network plugins.
+//! 4. The kernel's own routes, neighbours and forwarding tables, for the pod's address.
+//!
+//! The last three name a link. It counts when it is there now, as it was, and is one end of a
+//! pair whose other end is in another namespace; the node's own way out never does.
+//!
+//! [`Changes`] says when to look again. [`conntrack`] knows the connections that are older
+//! than our hooks.
 //!
 //! * `netns`: from the annotation to a namespace.
+//! * `record`, `results`, `reach`: from a pod to a link.
+//! * `uplink`: which links are the node's own.
 //! * `nsid`: the numbers by which the kernel speaks of namespaces.
 //! * `links`: interfaces and their peers.
 //! * `details`: what namespaces say of themselves.
@@ -13,20 +25,25 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 
-use egress_core::object::Name;
+use egress_core::object::{Name, Pod};
 use rustix::io::Errno;
 
 use self::details::{Memory, Subject};
 pub use self::links::HostInterface;
-use self::links::{bypasses, host_interfaces, host_side, links};
+use self::links::{Link, bypasses, host_interfaces, host_side, links};
 pub use self::netlink::Error as NetlinkError;
 use self::netlink::Socket;
 use self::netns::Namespace;
 pub use self::netns::{Error as NamespaceError, NamespaceId};
 use self::nsid::Nsid;
+pub use self::record::{Record, RecordedLink, Records, Way};
+pub use self::results::CACHE_DIR;
+use self::results::Results;
+use self::uplink::Uplinks;
 pub use self::watch::Changes;
 
 pub mod conntrack;
@@ -35,10 +52,14 @@ mod links;
 mod netlink;
 mod netns;
 mod nsid;
+mod reach;
+mod record;
+mod results;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod uplink;
 mod watch;
 
 /// Why a look saw nothing at all; what was known before it still counts.
@@ -68,16 +89,45 @@ pub fn interfaces() -> Result<Vec<String>, Error> {
     Ok(links.into_iter().map(|link| link.name).collect())
 }
 
+/// One incarnation of a pod: a name may come back, with another uid.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodId {
+    /// Namespace and name.
+    pub name: Name,
+    /// The uid by which the runtime knows it ([`Pod::runtime_uid`]); empty where there is none.
+    pub uid: String,
+}
+
+/// What is known of a pod that is looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Names its namespace. Must be `None` where others than the operator write annotations:
+    /// a pod that names another's namespace, or none, would get out of its policies.
+    pub annotation: Option<String>,
+    /// Its addresses as the API has them.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// Which namespace a pod's interfaces lead to. Tells them from those of another pod that had
+/// the same index.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// That of an annotation.
+    File(NamespaceId),
+    /// The one at the other end of a link, by the agent's numbering.
+    Behind(i32),
+}
+
 /// What a look found of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// The namespace that the annotation means now; `None` when there is none to enforce,
-    /// and [`Found::problem`] says why.
-    pub namespace: Option<NamespaceId>,
+    /// Where its interfaces lead now; `None` when there is nothing to enforce, and
+    /// [`Found::problem`] says why.
+    pub place: Option<Place>,
     /// Where the hooks go, sorted; empty while the namespace has no interface.
     pub interfaces: Vec<HostInterface>,
-    /// The namespace's own addresses, neither loopback nor link-local. For a pod whose
-    /// object has none.
+    /// The namespace's own addresses, neither loopback nor link-local, or those that its CNI
+    /// plugins gave it. For a pod whose object has none (S58).
     pub addresses: BTreeSet<IpAddr>,
     /// What is wrong with the pod's namespace, for a person.
     pub problem: Option<String>,
@@ -91,21 +141,84 @@ pub struct Found {
 #[derive(Debug, Default)]
 pub struct Discovery {
     memory: Memory,
+    records: Records,
+    results: Results,
+    uplinks: Uplinks,
 }
 
 impl Discovery {
-    /// Looks for the namespace of every pod: `wanted` is the pods' annotations.
+    /// One that knows records, and where libcni keeps its results.
+    pub fn new(records: Records, cni_cache: &Path) -> Self {
+        Self {
+            records,
+            results: Results::new(cni_cache),
+            ..Self::default()
+        }
+    }
+
+    /// What is written down.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// To write down more.
+    pub fn records_mut(&mut self) -> &mut Records {
+        &mut self.records
+    }
+
+    /// Notes what was told of a pod's interfaces, as far as they are there and can be a pod's.
+    /// Says whether there is one.
+    pub fn note(
+        &mut self,
+        pod: &PodId,
+        way: Way,
+        named: &[(u32, &str)],
+        addresses: &BTreeSet<IpAddr>,
+        node: &BTreeSet<IpAddr>,
+    ) -> Result<bool, Error> {
+        let mut socket = Socket::route().map_err(kernel("a socket"))?;
+        let host = links(&mut socket, None).map_err(kernel("our links"))?;
+        self.uplinks.forget_all_but(&host);
+        let mut there = Vec::new();
+        for (index, name) in named {
+            let link = host
+                .iter()
+                .find(|link| link.index == *index && link.name == *name);
+            if let Some(link) = link
+                && link.far_side().is_some()
+                && !self.uplinks.is_one(&mut socket, link, node)?
+            {
+                there.push(RecordedLink::from(link));
+            }
+        }
+        let hookable = !there.is_empty();
+        let record = Record {
+            namespace: pod.name.namespace.clone(),
+            name: pod.name.name.clone(),
+            uid: pod.uid.clone(),
+            way,
+            links: there,
+            addresses: addresses.clone(),
+        };
+        if hookable && let Err(error) = self.records.put(record) {
+            tracing::warn!(%error, "a pod's interfaces cannot be written down");
+        }
+        Ok(hookable)
+    }
+
+    /// Looks for the namespace of every pod of `wanted`. `node` is the node's own addresses.
     ///
-    /// The answer has every pod of `wanted`. [`Found::namespace`] and
-    /// [`Found::interfaces`] are of this moment; the rest may be some looks old where there
-    /// are many pods. Blocks for as long as the kernel needs, some milliseconds for 250 pods.
+    /// The answer has every pod of `wanted`. [`Found::place`] and [`Found::interfaces`] are of
+    /// this moment; the rest may be some looks old where there are many pods. Blocks for as
+    /// long as the kernel needs, some milliseconds for 250 pods.
     ///
-    /// A namespace that two pods name belongs to the first, by name: one interface can only
-    /// be judged as one pod.
+    /// A namespace that two pods claim belongs to the one with the better word for it, and
+    /// among equals to the first by name: one interface can only be judged as one pod.
     pub fn scan(
         &mut self,
-        wanted: &BTreeMap<Name, String>,
-    ) -> Result<BTreeMap<Name, Found>, Error> {
+        wanted: &BTreeMap<PodId, Wanted>,
+        node: &BTreeSet<IpAddr>,
+    ) -> Result<BTreeMap<PodId, Found>, Error> {
         let mut socket = Socket::route().map_err(kernel("a socket"))?;
         let own = Namespace::own().map_err(Error::Own)?;
         let own_nsid = nsid(&mut socket, &own)?.ok_or(Error::Kernel {
@@ -113,44 +226,188 @@ impl Discovery {
             source: NetlinkError::Malformed,
         })?;
 
-        // Every namespace stays open until the end of this look: if it was deleted meanwhile,
-        // its number would be given to another one and that pod's traffic be taken for this one's.
-        let mut claims = BTreeMap::new();
-        let mut opened = Vec::new();
-        for (pod, annotation) in wanted {
-            let open = Opened::find(&mut socket, annotation, own.id())?
-                .and_then(|opened| claim(&mut claims, pod, opened));
-            opened.push((pod, open));
+        // Every namespace of an annotation stays open until the end of this look: if it was
+        // deleted meanwhile, its number would be given to another one and that pod's traffic
+        // be taken for this one's.
+        let mut located = BTreeMap::new();
+        for (pod, wanted) in wanted {
+            if let Some(annotation) = &wanted.annotation {
+                let place = Located::by_annotation(&mut socket, annotation, own.id())?;
+                located.insert(pod, place);
+            }
         }
         let host = links(&mut socket, None).map_err(kernel("our links"))?;
-
-        let subjects: Vec<_> = opened
+        self.uplinks.forget_all_but(&host);
+        let is_over = |record: &Record| record.links.iter().all(|link| link.find(&host).is_none());
+        if let Err(error) = self.records.forget(is_over) {
+            tracing::warn!(%error, "a record of interfaces that are gone cannot be removed");
+        }
+        let by_plugin = |pod| self.records.of(pod).any(Record::is_of_plugin);
+        if wanted
             .iter()
-            .filter_map(|(_, open)| open.as_ref().ok())
-            .map(|open| open.subject(&host))
+            .any(|(pod, wanted)| wanted.annotation.is_none() && !by_plugin(pod))
+            && let Err(error) = self.results.refresh()
+        {
+            tracing::debug!(%error, "the results that libcni keeps cannot be read");
+        }
+        for (pod, wanted) in wanted {
+            if wanted.annotation.is_none() {
+                let place = self.locate(&mut socket, &host, pod, wanted, node)?;
+                located.insert(pod, place);
+            }
+        }
+        claim(&mut located);
+
+        let subjects: Vec<_> = located
+            .values()
+            .filter_map(|located| located.as_ref().ok())
+            .map(|located| located.subject(&host))
             .collect();
         self.memory.refresh(&mut socket, &subjects);
-        Ok(opened
-            .into_iter()
-            .map(|(pod, open)| {
-                let found =
-                    open.map_or_else(Found::not, |open| open.found(&host, own_nsid, &self.memory));
-                (pod.clone(), found)
-            })
-            .collect())
+        let mut found = BTreeMap::new();
+        for (pod, located) in located {
+            let found_here = match located {
+                Ok(located) => {
+                    let mut hookable = Vec::new();
+                    for (link, _) in host_side(&host, located.nsid) {
+                        if !self.uplinks.is_one(&mut socket, link, node)? {
+                            hookable.push(link.clone());
+                        }
+                    }
+                    let found = located.found(&hookable, own_nsid, &self.memory);
+                    match wanted.get(pod) {
+                        Some(wanted) => self.confirm(pod, wanted, &located, &hookable, found),
+                        None => found,
+                    }
+                }
+                Err(problem) => Found::not(problem),
+            };
+            found.insert(pod.clone(), found_here);
+        }
+        Ok(found)
+    }
+
+    /// From a pod to a link that leads to it, by the first that knows.
+    fn locate(
+        &mut self,
+        socket: &mut Socket,
+        host: &[Link],
+        pod: &PodId,
+        wanted: &Wanted,
+        node: &BTreeSet<IpAddr>,
+    ) -> Result<Result<Located, String>, Error> {
+        for record in self.records.of(pod).filter(|record| record.is_of_plugin()) {
+            let links = record.links.iter().filter_map(|link| link.find(host));
+            if let Some(located) =
+                self.uplinks
+                    .first_behind(socket, links, node, Word::Plugin, &record.addresses)?
+            {
+                return Ok(Ok(located));
+            }
+        }
+        for result in self.results.of(pod) {
+            let links = result.find(host);
+            if let Some(located) =
+                self.uplinks
+                    .first_behind(socket, links, node, Word::Result, &result.addresses)?
+            {
+                return Ok(Ok(located));
+            }
+        }
+        for record in self.records.of(pod) {
+            let links = record.links.iter().filter_map(|link| link.find(host));
+            if let Some(located) =
+                self.uplinks
+                    .first_behind(socket, links, node, Word::Seen, &record.addresses)?
+            {
+                return Ok(Ok(located));
+            }
+        }
+        for address in &wanted.addresses {
+            let index = reach::link_to(socket, host, *address)
+                .map_err(kernel("the way to a pod's address"))?;
+            let links = host.iter().filter(|link| Some(link.index) == index);
+            if let Some(located) =
+                self.uplinks
+                    .first_behind(socket, links, node, Word::Reached, &BTreeSet::new())?
+            {
+                return Ok(Ok(located));
+            }
+        }
+        Ok(Err(if wanted.addresses.is_empty() {
+            "no interface yet: neither a record of the CNI plugin nor libcni's results name one, \
+             and the pod has no address to look for"
+                .to_owned()
+        } else {
+            "no interface found: neither a record of the CNI plugin nor libcni's results name one \
+             that is there, and no route leads to the pod through an interface of its own"
+                .to_owned()
+        }))
+    }
+
+    /// What the kernel's tables say is only believed when the namespace they lead to has the
+    /// address, for on a bridge any pod may answer for another's. Then it is written down: a
+    /// neighbour that is not heard of for a while is forgotten by the kernel.
+    fn confirm(
+        &mut self,
+        pod: &PodId,
+        wanted: &Wanted,
+        located: &Located,
+        hookable: &[Link],
+        found: Found,
+    ) -> Found {
+        if located.word != Word::Reached {
+            return found;
+        }
+        if wanted.addresses.is_disjoint(&found.addresses) {
+            return Found::not(
+                "the interface that a route leads to belongs to a namespace without the pod's address"
+                    .to_owned(),
+            );
+        }
+        let record = Record {
+            namespace: pod.name.namespace.clone(),
+            name: pod.name.name.clone(),
+            uid: pod.uid.clone(),
+            way: Way::Kernel,
+            links: hookable.iter().map(RecordedLink::from).collect(),
+            addresses: found.addresses.clone(),
+        };
+        if !pod.uid.is_empty()
+            && let Err(error) = self.records.put(record)
+        {
+            tracing::warn!(%error, "a pod's interfaces cannot be written down");
+        }
+        found
     }
 }
 
-/// A pod's namespace, held open.
-struct Opened {
-    namespace: Namespace,
-    path: PathBuf,
-    nsid: Nsid,
+/// How good the word is that a pod is in a namespace, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    Annotation,
+    Plugin,
+    Result,
+    Seen,
+    Reached,
 }
 
-impl Opened {
+/// The namespace of a pod.
+struct Located {
+    place: Place,
+    nsid: Nsid,
+    word: Word,
+    /// What to call it.
+    called: String,
+    /// Addresses that came with the word.
+    addresses: BTreeSet<IpAddr>,
+    /// Keeps the namespace from going, where there is a file to open.
+    _held: Option<Namespace>,
+}
+
+impl Located {
     /// The outer error concerns every pod, the inner is this pod's.
-    fn find(
+    fn by_annotation(
         socket: &mut Socket,
         annotation: &str,
         own: NamespaceId,
@@ -163,17 +420,20 @@ impl Opened {
         };
         Ok(match nsid(socket, &namespace)? {
             Some(nsid) => Ok(Self {
-                namespace,
-                path,
+                place: Place::File(namespace.id()),
                 nsid,
+                word: Word::Annotation,
+                called: format!("network namespace {}", path.display()),
+                addresses: BTreeSet::new(),
+                _held: Some(namespace),
             }),
             None => Err(sentence(&NamespaceError::Other(path))),
         })
     }
 
-    fn subject(&self, host: &[links::Link]) -> Subject {
+    fn subject(&self, host: &[Link]) -> Subject {
         Subject {
-            id: self.namespace.id(),
+            id: self.place.clone(),
             nsid: self.nsid,
             hooks: host_side(host, self.nsid)
                 .map(|(link, _)| link.index)
@@ -181,16 +441,15 @@ impl Opened {
         }
     }
 
-    fn found(&self, host: &[links::Link], own: Nsid, memory: &Memory) -> Found {
-        let id = self.namespace.id();
-        let (inner, addresses, problem) = match memory.of(id) {
+    fn found(&self, host: &[Link], own: Nsid, memory: &Memory) -> Found {
+        let (inner, addresses, problem) = match memory.of(&self.place) {
             Some(Ok(details)) => (&details.links[..], details.addresses.clone(), None),
             Some(Err(error)) => (
                 &[][..],
                 BTreeSet::new(),
                 Some(format!(
-                    "looking into {}: {}",
-                    self.path.display(),
+                    "looking into the {}: {}",
+                    self.called,
                     sentence(error)
                 )),
             ),
@@ -200,9 +459,13 @@ impl Opened {
         unhookable.extend(bypasses(inner, own));
         unhookable.sort();
         Found {
-            namespace: Some(id),
+            place: Some(self.place.clone()),
             interfaces,
-            addresses,
+            addresses: if self.addresses.is_empty() {
+                addresses
+            } else {
+                self.addresses.clone()
+            },
             problem,
             unhookable,
         }
@@ -218,23 +481,48 @@ impl Found {
     }
 }
 
-/// Gives a namespace to the first pod that names it.
-fn claim<'a>(
-    claims: &mut BTreeMap<NamespaceId, &'a Name>,
-    pod: &'a Name,
-    opened: Opened,
-) -> Result<Opened, String> {
-    match claims.entry(opened.namespace.id()) {
-        Entry::Vacant(free) => {
-            free.insert(pod);
-            Ok(opened)
+impl PodId {
+    /// Of an object.
+    pub fn of(pod: &Pod) -> Self {
+        Self {
+            name: pod.name.clone(),
+            uid: pod.runtime_uid.clone(),
         }
-        Entry::Occupied(taken) => {
-            let Name { namespace, name } = taken.get();
-            Err(format!(
-                "network namespace {} is that of pod {namespace}/{name} too, which keeps it",
-                opened.path.display()
-            ))
+    }
+}
+
+impl fmt::Display for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, uid: _ } = self;
+        write!(f, "{}/{}", name.namespace, name.name)
+    }
+}
+
+/// Leaves every namespace to one pod.
+fn claim(located: &mut BTreeMap<&PodId, Result<Located, String>>) {
+    let mut claims: BTreeMap<Nsid, (Word, &PodId)> = BTreeMap::new();
+    for (pod, located) in located.iter() {
+        if let Ok(located) = located {
+            match claims.entry(located.nsid) {
+                Entry::Vacant(free) => {
+                    free.insert((located.word, pod));
+                }
+                Entry::Occupied(mut taken) if located.word < taken.get().0 => {
+                    taken.insert((located.word, pod));
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+    }
+    for (pod, located) in located.iter_mut() {
+        if let Ok(here) = located
+            && let Some((_, owner)) = claims.get(&here.nsid)
+            && *owner != *pod
+        {
+            *located = Err(format!(
+                "{} is that of pod {owner} too, which keeps it",
+                here.called
+            ));
         }
     }
 }

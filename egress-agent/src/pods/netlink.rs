@@ -9,8 +9,8 @@ use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer, NlasIterator,
+    NLA_HEADER_SIZE, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer, NlasIterator,
 };
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
@@ -22,6 +22,9 @@ const HEADER: usize = 16;
 /// The kernel builds a dump in pieces of at most 32 KiB (`netlink_dump`); one message,
 /// and so one piece, is never longer than this.
 const RECEIVE: usize = 64 * 1024;
+
+/// `AF_INET` and `AF_INET6`, as the headers of messages have them.
+pub(super) const FAMILIES: [u8; 2] = [2, 10];
 
 /// How often a dump that raced with a change is asked for again. A dump takes less than a
 /// millisecond, so this outlasts a burst of a few changes; after it the caller's next tick tries.
@@ -87,12 +90,15 @@ impl Request {
         }
     }
 
-    /// Adds an attribute of four bytes.
-    pub(super) fn with(mut self, kind: u16, value: [u8; 4]) -> Self {
-        const LENGTH: u16 = 8;
-        self.body.extend(LENGTH.to_ne_bytes());
+    /// Adds an attribute of `N` bytes, at most an address's.
+    pub(super) fn with<const N: usize>(mut self, kind: u16, value: [u8; N]) -> Self {
+        const { assert!(N <= 16, "longer than any attribute that is asked with") };
+        // Cannot be wrong: the assertion above.
+        let length = u16::try_from(NLA_HEADER_SIZE + N).unwrap_or(u16::MAX);
+        self.body.extend(length.to_ne_bytes());
         self.body.extend(kind.to_ne_bytes());
         self.body.extend(value);
+        self.body.resize(self.body.len().next_multiple_of(4), 0);
         self
     }
 
@@ -161,7 +167,22 @@ impl Socket {
         request: &Request,
         decode: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let sequence = self.send(request, NLM_F_ACK)?;
+        self.call_flagged(request, 0, decode)
+    }
+
+    /// A request to make something that is not there yet.
+    pub(super) fn create(&mut self, request: &Request) -> Result<(), Error> {
+        self.call_flagged(request, NLM_F_CREATE, |_| None::<()>)
+            .map(drop)
+    }
+
+    fn call_flagged<T>(
+        &mut self,
+        request: &Request,
+        flags: u16,
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let sequence = self.send(request, NLM_F_ACK | flags)?;
         let mut answer = None;
         loop {
             self.receive()?;

@@ -16,12 +16,12 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::panic;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use egress_core::object::Name;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::conntrack::{PodFlow, older_flows};
@@ -94,9 +94,9 @@ impl Ns {
         let wanted: BTreeMap<_, _> = annotations
             .iter()
             .enumerate()
-            .map(|(number, annotation)| (named(&format!("{number:04}")), (*annotation).to_owned()))
+            .map(|(number, annotation)| (named(&format!("{number:04}")), annotated(annotation)))
             .collect();
-        let found = self.run(|| Discovery::default().scan(&wanted));
+        let found = self.run(|| Discovery::default().scan(&wanted, &BTreeSet::new()));
         found.unwrap().into_values().collect()
     }
 }
@@ -110,8 +110,7 @@ impl Drop for Ns {
             return;
         };
         // A test may have removed it itself.
-        if !deleted.status.success() && std::path::Path::new("/run/netns").join(&self.name).exists()
-        {
+        if !deleted.status.success() && Path::new("/run/netns").join(&self.name).exists() {
             eprintln!(
                 "{} is left behind: {}",
                 self.name,
@@ -142,10 +141,17 @@ fn batch(arguments: &[&str], commands: &str) {
     );
 }
 
-fn named(name: &str) -> Name {
-    Name {
-        namespace: "test".to_owned(),
-        name: name.to_owned(),
+fn named(name: &str) -> PodId {
+    PodId {
+        name: Name::new("test", name),
+        uid: format!("uid-of-{name}"),
+    }
+}
+
+fn annotated(annotation: &str) -> Wanted {
+    Wanted {
+        annotation: Some(annotation.to_owned()),
+        ..Wanted::default()
     }
 }
 
@@ -278,7 +284,7 @@ fn the_agents_own_namespace_is_refused_under_any_name() {
         "/proc/thread-self/ns/net".to_owned(),
     ] {
         let found = agent.look(&annotation);
-        assert_eq!((found.namespace, found.interfaces.len()), (None, 0));
+        assert_eq!((found.place, found.interfaces.len()), (None, 0));
         assert!(
             found
                 .problem
@@ -316,13 +322,13 @@ fn a_namespace_may_appear_vanish_and_be_replaced_under_one_name() {
 
     pod.make();
     let empty = agent.look(&pod.name);
-    assert!(empty.namespace.is_some() && empty.interfaces.is_empty() && empty.problem.is_none());
+    assert!(empty.place.is_some() && empty.interfaces.is_empty() && empty.problem.is_none());
 
     agent.pair("outside", &pod, "eth0");
     let first = agent.look(&pod.name);
     assert_eq!(
-        (names(&first), first.namespace),
-        (vec![("outside", "eth0")], empty.namespace)
+        (names(&first), first.place.clone()),
+        (vec![("outside", "eth0")], empty.place)
     );
 
     pod.unmake();
@@ -370,7 +376,10 @@ fn a_namespace_that_two_pods_name_belongs_to_the_first() {
     agent.pair("outside", &pod, "eth0");
     let found = agent.look_at(&[&pod.name, &format!("/run/netns/{}", pod.name)]);
     assert_eq!(names(&found[0]), [("outside", "eth0")]);
-    assert_eq!((found[1].namespace, found[1].interfaces.len()), (None, 0));
+    assert_eq!(
+        (found[1].place.clone(), found[1].interfaces.len()),
+        (None, 0)
+    );
     assert_eq!(
         found[1].problem.as_deref().unwrap(),
         format!(
@@ -384,11 +393,11 @@ fn a_namespace_that_two_pods_name_belongs_to_the_first() {
 #[ignore = "needs root"]
 fn a_discovery_follows_what_comes_later() {
     let (agent, pod) = (Ns::new("agent"), Ns::new("pod"));
-    let wanted = BTreeMap::from([(named("a"), pod.name.clone())]);
+    let wanted = BTreeMap::from([(named("a"), annotated(&pod.name))]);
     let mut discovery = Discovery::default();
     let mut look = || {
         agent
-            .run(|| discovery.scan(&wanted))
+            .run(|| discovery.scan(&wanted, &BTreeSet::new()))
             .unwrap()
             .remove(&named("a"))
             .unwrap()
@@ -426,11 +435,11 @@ fn looking_while_interfaces_come_and_go_finds_what_stays() {
                 ));
             }
         });
-        let wanted = BTreeMap::from([(named("a"), pod.name.clone())]);
+        let wanted = BTreeMap::from([(named("a"), annotated(&pod.name))]);
         agent.run(|| {
             let mut discovery = Discovery::default();
             for _ in 0..300 {
-                match discovery.scan(&wanted) {
+                match discovery.scan(&wanted, &BTreeSet::new()) {
                     Ok(found) => {
                         seen += 1;
                         let found = found.values().next().unwrap();
@@ -481,7 +490,7 @@ fn a_look_at_250_pods_is_cheap() {
     }));
     let wanted: BTreeMap<_, _> = pods
         .iter()
-        .map(|ns| (named(&ns.name), ns.name.clone()))
+        .map(|ns| (named(&ns.name), annotated(&ns.name)))
         .collect();
     for pod in &pods {
         pod.ip("link set eth0 up\naddr add 10.77.0.2/24 dev eth0");
@@ -491,7 +500,7 @@ fn a_look_at_250_pods_is_cheap() {
         let mut took = Vec::new();
         for _ in 0..20 {
             let begun = Instant::now();
-            let found = discovery.scan(&wanted).unwrap();
+            let found = discovery.scan(&wanted, &BTreeSet::new()).unwrap();
             took.push(begun.elapsed());
             assert!(found.values().all(|found| found.interfaces.len() == 1));
         }
@@ -512,7 +521,7 @@ fn changes_are_told_at_once_and_silence_at_every_tick() {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut changes = Changes::new().unwrap();
+            let mut changes = Changes::new(None).unwrap();
             let waited = async |changes: &mut Changes| {
                 let begun = Instant::now();
                 changes.changed().await;
@@ -523,7 +532,7 @@ fn changes_are_told_at_once_and_silence_at_every_tick() {
 
             late.make();
             assert!(waited(&mut changes).await < Duration::from_millis(200));
-            assert!(agent.look(&late.name).namespace.is_some());
+            assert!(agent.look(&late.name).place.is_some());
 
             agent.pair("outside", &pod, "eth0");
             assert!(waited(&mut changes).await < Duration::from_millis(200));
@@ -542,7 +551,7 @@ fn a_change_survives_a_wait_that_was_given_up() {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut changes = Changes::new().unwrap();
+            let mut changes = Changes::new(None).unwrap();
             changes.changed().await;
             agent.pair("outside", &pod, "eth0");
             // Shorter than the gap between two looks.
@@ -674,4 +683,359 @@ fn an_untracked_namespace_has_no_older_flows() {
             ..Default::default()
         }
     );
+}
+
+/// A pod of the API: no annotation, and these addresses.
+fn listed(texts: &[&str]) -> Wanted {
+    Wanted {
+        annotation: None,
+        addresses: addresses(texts),
+    }
+}
+
+fn seek(discovery: &mut Discovery, agent: &Ns, pod: &PodId, wanted: &Wanted) -> Found {
+    let wanted = BTreeMap::from([(pod.clone(), wanted.clone())]);
+    let found = agent.run(|| discovery.scan(&wanted, &addresses(&["172.30.0.1"])));
+    found.unwrap().remove(pod).unwrap()
+}
+
+/// What libcni keeps of a pod whose plugin named the link `link`.
+fn keep_result(folder: &Path, pod: &PodId, link: &serde_json::Value, address: &str) {
+    let text = serde_json::json!({
+        "kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "networkName": "net",
+        "cniArgs": [["K8S_POD_NAMESPACE", pod.name.namespace], ["K8S_POD_NAME", pod.name.name], ["K8S_POD_UID", pod.uid]],
+        "result": {
+            "cniVersion": "1.0.0",
+            "interfaces": [link, {"name": "eth0", "sandbox": "/run/netns/x"}],
+            "ips": [{"address": format!("{address}/24")}],
+        },
+    });
+    std::fs::write(folder.join("net-c1-eth0"), text.to_string()).unwrap();
+}
+
+/// The record that a plugin has of the link `name` as it is now.
+fn record_of(agent: &Ns, pod: &PodId, name: &str) -> Record {
+    let link = agent.run(|| {
+        let mut socket = Socket::route().unwrap();
+        let links = links(&mut socket, None).unwrap();
+        RecordedLink::from(links.iter().find(|link| link.name == name).unwrap())
+    });
+    Record {
+        namespace: pod.name.namespace.clone(),
+        name: pod.name.name.clone(),
+        uid: pod.uid.clone(),
+        way: Way::Plugin {
+            container_id: "c1".to_owned(),
+            interface: "eth0".to_owned(),
+        },
+        links: vec![link],
+        addresses: addresses(&["10.77.0.2"]),
+    }
+}
+
+/// A node whose own way out is a veth, as where nodes are containers.
+fn node_in_a_namespace() -> (Ns, Ns) {
+    let (agent, world) = (Ns::new("agent"), Ns::new("world"));
+    agent.pair("uplink", &world, "eth0");
+    agent.ip("addr add 172.30.0.1/24 dev uplink\nroute add default via 172.30.0.2");
+    world.ip("addr add 172.30.0.2/24 dev eth0");
+    (agent, world)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_route_of_its_own_leads_to_a_pod() {
+    let (agent, _world) = node_in_a_namespace();
+    let pod = Ns::new("pod");
+    agent.pair("ptp", &pod, "eth0");
+    agent.ip("addr add 10.77.0.1/32 dev ptp\nroute add 10.77.0.2/32 dev ptp\nroute add fd77::2/128 dev ptp");
+    pod.ip("addr add 10.77.0.2/24 dev eth0\naddr add fd77::2/64 dev eth0 nodad");
+    for address in ["10.77.0.2", "fd77::2"] {
+        let found = seek(
+            &mut Discovery::default(),
+            &agent,
+            &named("a"),
+            &listed(&[address]),
+        );
+        assert_eq!(names(&found), [("ptp", "eth0")], "{found:?}");
+        assert_eq!(found.addresses, addresses(&["10.77.0.2", "fd77::2"]));
+    }
+    let nobody = seek(
+        &mut Discovery::default(),
+        &agent,
+        &named("a"),
+        &listed(&["10.77.0.9"]),
+    );
+    assert_eq!((nobody.place, nobody.interfaces.len()), (None, 0));
+    assert!(nobody.problem.unwrap().starts_with("no interface found"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_neighbour_on_a_bridge_leads_to_a_pod_and_is_asked_for() {
+    let (agent, _world) = node_in_a_namespace();
+    agent.ip("link add cni0 type bridge\nlink set cni0 up\naddr add 10.77.0.1/24 dev cni0");
+    let pods: Vec<_> = (2..5)
+        .map(|number| {
+            let pod = Ns::new("pod");
+            agent.pair(&format!("port{number}"), &pod, "eth0");
+            agent.ip(&format!("link set port{number} master cni0"));
+            pod.ip(&format!("addr add 10.77.0.{number}/24 dev eth0"));
+            pod
+        })
+        .collect();
+    let mut discovery = Discovery::default();
+    for number in 2..5 {
+        let (id, wanted) = (
+            named(&format!("{number}")),
+            listed(&[&format!("10.77.0.{number}")]),
+        );
+        // Nobody has spoken yet: the first look makes the kernel ask.
+        let until = Instant::now() + Duration::from_secs(3);
+        let mut found = seek(&mut discovery, &agent, &id, &wanted);
+        while found.interfaces.is_empty() {
+            assert!(Instant::now() < until, "{found:?}");
+            thread::sleep(Duration::from_millis(20));
+            found = seek(&mut discovery, &agent, &id, &wanted);
+        }
+        assert_eq!(names(&found), [(format!("port{number}").as_str(), "eth0")]);
+    }
+    // What was found once is known when the bridge has forgotten it.
+    agent.ip("neigh flush dev cni0\nlink set cni0 down");
+    let again = seek(&mut discovery, &agent, &named("2"), &listed(&["10.77.0.2"]));
+    assert_eq!(names(&again), [("port2", "eth0")]);
+    drop(pods);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_answers_for_anothers_address_is_not_believed() {
+    let agent = Ns::new("agent");
+    let liar = Ns::new("liar");
+    agent.ip("link add cni0 type bridge\nlink set cni0 up\naddr add 10.77.0.1/24 dev cni0");
+    agent.pair("port", &liar, "eth0");
+    agent.ip("link set port master cni0");
+    liar.ip("addr add 10.77.0.2/24 dev eth0");
+    let mac = record_of(&liar, &named("x"), "eth0")
+        .links
+        .remove(0)
+        .mac
+        .unwrap();
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    agent.ip(&format!(
+        "neigh replace 10.77.0.3 lladdr {mac} dev cni0 nud reachable\nlink set port type bridge_slave"
+    ));
+    liar.run(|| {
+        let socket = UdpSocket::bind("10.77.0.2:0").unwrap();
+        drop(socket.send_to(b"?", "10.77.0.1:9"));
+    });
+    let found = seek(
+        &mut Discovery::default(),
+        &agent,
+        &named("a"),
+        &listed(&["10.77.0.3"]),
+    );
+    assert_eq!(found.interfaces, []);
+    assert_eq!(
+        found.problem.as_deref(),
+        Some(
+            "the interface that a route leads to belongs to a namespace without the pod's address"
+        )
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_result_of_libcni_leads_to_a_pod() {
+    let (agent, _world) = node_in_a_namespace();
+    let (pod, folder) = (Ns::new("pod"), tempfile::tempdir().unwrap());
+    agent.pair("veth1", &pod, "eth0");
+    agent.pair("veth2", &pod, "net1");
+    let id = named("a");
+    let mut discovery = Discovery::new(Records::default(), folder.path());
+    assert_eq!(
+        seek(&mut discovery, &agent, &id, &listed(&[])).interfaces,
+        []
+    );
+
+    let bridge = serde_json::json!({"name": "cni0", "mac": "02:00:00:00:00:01"});
+    keep_result(folder.path(), &id, &bridge, "10.77.0.2");
+    assert_eq!(
+        seek(&mut discovery, &agent, &id, &listed(&[])).interfaces,
+        []
+    );
+
+    keep_result(
+        folder.path(),
+        &id,
+        &serde_json::json!({"name": "veth1"}),
+        "10.77.0.2",
+    );
+    let found = seek(&mut discovery, &agent, &id, &listed(&[]));
+    // And what else leads to its namespace.
+    assert_eq!(names(&found), [("veth1", "eth0"), ("veth2", "net1")]);
+    assert_eq!(
+        found.addresses,
+        addresses(&["10.77.0.2"]),
+        "S58: the API has none yet"
+    );
+
+    // The same name, another interface.
+    let other = serde_json::json!({"name": "veth1", "mac": "02:00:00:00:00:77"});
+    keep_result(folder.path(), &id, &other, "10.77.0.2");
+    assert_eq!(
+        seek(&mut discovery, &agent, &id, &listed(&[])).interfaces,
+        []
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_written_of_an_older_incarnation_never_counts() {
+    let (agent, pod, folder) = (
+        Ns::new("agent"),
+        Ns::new("pod"),
+        tempfile::tempdir().unwrap(),
+    );
+    agent.pair("veth1", &pod, "eth0");
+    let (old, new) = (
+        named("a"),
+        PodId {
+            uid: "newer".to_owned(),
+            ..named("a")
+        },
+    );
+    let mut records = Records::default();
+    records.put(record_of(&agent, &old, "veth1")).unwrap();
+    keep_result(
+        folder.path(),
+        &old,
+        &serde_json::json!({"name": "veth1"}),
+        "10.77.0.2",
+    );
+    let mut discovery = Discovery::new(records, folder.path());
+    assert_eq!(
+        names(&seek(&mut discovery, &agent, &old, &listed(&[]))),
+        [("veth1", "eth0")]
+    );
+    assert_eq!(
+        seek(&mut discovery, &agent, &new, &listed(&[])).interfaces,
+        []
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_record_goes_with_its_interface_and_follows_a_new_name() {
+    let (agent, pod) = (Ns::new("agent"), Ns::new("pod"));
+    agent.pair("veth1", &pod, "eth0");
+    let id = named("a");
+    let mut records = Records::default();
+    records.put(record_of(&agent, &id, "veth1")).unwrap();
+    let mut discovery = Discovery::new(records, Path::new("/nowhere"));
+    agent.ip("link set veth1 down\nlink set veth1 name other");
+    assert_eq!(
+        names(&seek(&mut discovery, &agent, &id, &listed(&[]))),
+        [("other", "eth0")]
+    );
+    agent.ip("link del other");
+    // Another link takes over the name.
+    agent.pair("veth1", &pod, "eth0");
+    assert_eq!(
+        seek(&mut discovery, &agent, &id, &listed(&[])).interfaces,
+        []
+    );
+    assert_eq!(discovery.records().iter().count(), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_nodes_own_way_out_is_never_a_pods_whoever_says_so() {
+    let (agent, world) = node_in_a_namespace();
+    let (id, folder) = (named("a"), tempfile::tempdir().unwrap());
+    let mut records = Records::default();
+    records.put(record_of(&agent, &id, "uplink")).unwrap();
+    keep_result(
+        folder.path(),
+        &id,
+        &serde_json::json!({"name": "uplink"}),
+        "172.30.0.2",
+    );
+    let mut discovery = Discovery::new(records, folder.path());
+    // By a record, by a result, by a route, and by an annotation.
+    let found = seek(&mut discovery, &agent, &id, &listed(&["172.30.0.2"]));
+    assert_eq!((found.place, found.interfaces.len()), (None, 0));
+    let found = seek(&mut discovery, &agent, &id, &annotated(&world.name));
+    assert_eq!(found.interfaces, []);
+
+    // A second way out has no default route, but the node's address.
+    agent.ip("route del default");
+    let found = seek(&mut discovery, &agent, &id, &listed(&["172.30.0.2"]));
+    assert_eq!(found.interfaces, []);
+    // Negative control: without both it is a link like any other.
+    agent.ip("addr flush dev uplink");
+    let found = seek(&mut discovery, &agent, &id, &listed(&[]));
+    assert_eq!(names(&found), [("uplink", "eth0")]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn of_two_pods_that_claim_one_namespace_the_better_word_wins() {
+    let (agent, pod, folder) = (
+        Ns::new("agent"),
+        Ns::new("pod"),
+        tempfile::tempdir().unwrap(),
+    );
+    agent.pair("veth1", &pod, "eth0");
+    let (first, second) = (named("a"), named("b"));
+    keep_result(
+        folder.path(),
+        &first,
+        &serde_json::json!({"name": "veth1"}),
+        "10.77.0.2",
+    );
+    let mut records = Records::default();
+    records.put(record_of(&agent, &second, "veth1")).unwrap();
+    let mut discovery = Discovery::new(records, folder.path());
+    let wanted = BTreeMap::from([(first.clone(), listed(&[])), (second.clone(), listed(&[]))]);
+    let found = agent
+        .run(|| discovery.scan(&wanted, &BTreeSet::new()))
+        .unwrap();
+    assert_eq!(names(&found[&second]), [("veth1", "eth0")]);
+    assert_eq!(
+        found[&first].problem.as_deref(),
+        Some("network namespace behind veth1 is that of pod test/b too, which keeps it")
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn results_and_routes_are_told_when_they_change() {
+    let agent = Ns::new("agent");
+    let folder = tempfile::tempdir().unwrap();
+    agent.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut changes = Changes::new(Some(folder.path())).unwrap();
+            changes.changed().await;
+            keep_result(
+                folder.path(),
+                &named("a"),
+                &serde_json::json!({"name": "x"}),
+                "10.77.0.2",
+            );
+            let begun = Instant::now();
+            changes.changed().await;
+            assert!(begun.elapsed() < Duration::from_millis(200));
+
+            changes.search(true);
+            agent.ip("route add 10.77.0.0/24 dev lo");
+            let begun = Instant::now();
+            changes.changed().await;
+            assert!(begun.elapsed() < Duration::from_millis(200));
+        });
+    });
 }

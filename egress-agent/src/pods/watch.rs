@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::inotify;
@@ -29,6 +30,9 @@ const GAP: Duration = Duration::from_millis(50);
 /// `linux/rtnetlink.h`.
 const RTMGRP_LINK: u32 = 1;
 
+/// Neighbours and routes of both families, forwarding tables among the former.
+const RTMGRP_WAYS: u32 = 0x4 | 0x40 | 0x400;
+
 /// How much is read in one go; what is left over causes the next look.
 const DRAIN: usize = 1024;
 
@@ -37,30 +41,45 @@ const DRAIN: usize = 1024;
 pub struct Changes {
     names: Option<AsyncFd<OwnedFd>>,
     links: Option<AsyncFd<OwnedFd>>,
+    /// Routes and neighbours, while somebody is looked for by them.
+    ways: Option<AsyncFd<OwnedFd>>,
+    /// Where libcni keeps its results.
+    cni_cache: Option<PathBuf>,
     looked: Instant,
     due: Option<Instant>,
 }
 
 impl Changes {
-    /// Watches the folders of named namespaces and the links of the calling thread's
-    /// network namespace. Must be called within a tokio runtime.
-    pub fn new() -> io::Result<Self> {
+    /// Watches the folders of named namespaces, the folder where libcni keeps its results, and
+    /// the links of the calling thread's network namespace. Must be called within a tokio
+    /// runtime.
+    pub fn new(cni_cache: Option<&Path>) -> io::Result<Self> {
         let names = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let links = socket_with(
-            AddressFamily::NETLINK,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None, // NETLINK_ROUTE
-        )?;
-        bind(&links, &SocketAddrNetlink::new(0, RTMGRP_LINK))?;
         let changes = Self {
             names: Some(register(names)?),
-            links: Some(register(links)?),
+            links: Some(listen(RTMGRP_LINK)?),
+            ways: None,
+            cni_cache: cni_cache.map(Path::to_owned),
             looked: Instant::now(),
             due: None,
         };
         changes.watch_folders();
         Ok(changes)
+    }
+
+    /// Whether a pod is looked for whose interface only routes and neighbours can tell. They
+    /// change all the time, and are listened to only then.
+    pub fn search(&mut self, searching: bool) {
+        if !searching {
+            self.ways = None;
+        } else if self.ways.is_none() {
+            match listen(RTMGRP_WAYS) {
+                Ok(ways) => self.ways = Some(ways),
+                Err(error) => {
+                    tracing::debug!(%error, "routes are not listened to, looked at every half second");
+                }
+            }
+        }
     }
 
     /// Resolves when something may have changed, and at least every half second.
@@ -72,6 +91,7 @@ impl Changes {
             tokio::select! {
                 () = readable(self.names.as_ref()) => {}
                 () = readable(self.links.as_ref()) => {}
+                () = readable(self.ways.as_ref()) => {}
                 () = sleep_until(self.looked + TICK - SETTLE) => {}
             }
             self.due = Some((Instant::now() + SETTLE).max(self.looked + GAP));
@@ -82,6 +102,7 @@ impl Changes {
         // What comes after this belongs to the next look.
         drain(&mut self.names);
         drain(&mut self.links);
+        drain(&mut self.ways);
         self.due = None;
         self.looked = Instant::now();
     }
@@ -94,15 +115,32 @@ impl Changes {
             | inotify::WatchFlags::DELETE
             | inotify::WatchFlags::MOVE
             | inotify::WatchFlags::ONLYDIR;
-        for folder in NAMED {
+        let results = self.cni_cache.as_deref().map(|folder| {
+            // libcni writes in place.
+            (folder, what | inotify::WatchFlags::CLOSE_WRITE)
+        });
+        let named = NAMED.iter().map(|folder| (Path::new(folder), what));
+        for (folder, what) in named.chain(results) {
             match inotify::add_watch(names, folder, what) {
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(error) => {
-                    tracing::debug!(folder, %error, "not watched, looked at every half second");
+                    tracing::debug!(folder = %folder.display(), %error, "not watched, looked at every half second");
                 }
             }
         }
     }
+}
+
+/// A socket that is told of changes of these groups.
+fn listen(groups: u32) -> io::Result<AsyncFd<OwnedFd>> {
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None, // NETLINK_ROUTE
+    )?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    register(socket)
 }
 
 #[expect(

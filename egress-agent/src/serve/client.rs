@@ -13,9 +13,11 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
+use super::cni;
 use super::socket::{Question, Refusal};
 use super::stream::{Line, Wanted};
 use crate::answer::Answer;
+use crate::cni::message::{Attachment, Outcome};
 use crate::status::Status;
 
 /// Between two questions of [`Client::ready`].
@@ -104,6 +106,23 @@ impl Client {
             serde_json::to_vec(&question)?.into(),
         )
         .await
+    }
+
+    /// Has a sandbox enforced.
+    pub async fn enforce(&self, attachment: &Attachment) -> Result<Outcome, Error> {
+        let body = serde_json::to_vec(attachment)?.into();
+        self.json(Method::POST, cni::ENFORCE, body).await
+    }
+
+    /// Whether a sandbox is enforced as it was when it was made.
+    pub async fn inspect(&self, attachment: &Attachment) -> Result<Outcome, Error> {
+        let body = serde_json::to_vec(attachment)?.into();
+        self.json(Method::POST, cni::INSPECT, body).await
+    }
+
+    /// Whether a sandbox would be served.
+    pub async fn serves(&self) -> Result<Outcome, Error> {
+        self.json(Method::GET, cni::SERVES, Bytes::new()).await
     }
 
     /// The drops that are remembered and, if wanted, those to come.

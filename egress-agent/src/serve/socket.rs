@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
 use super::stream::{self, Wanted};
-use super::{Request, View};
+use super::{Request, View, cni};
 use crate::query::{self, Destination, Subject};
 
 /// The body of POST `/v1/explain`.
@@ -157,6 +157,7 @@ pub fn router(view: View) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/drops", get(drops))
         .route("/v1/explain", post(explain))
+        .merge(cni::router())
         .with_state(view)
 }
 
@@ -215,7 +216,7 @@ async fn explain(
     }
 }
 
-fn refused(status: StatusCode, error: String) -> Response {
+pub(super) fn refused(status: StatusCode, error: String) -> Response {
     (status, Json(Refusal { error })).into_response()
 }
 

@@ -22,6 +22,7 @@ use super::client::{Client, Error};
 use super::{Request, View};
 use crate::answer::{Answer, Verdict};
 use crate::attribution::{Attribution, Owner};
+use crate::cni::message::Outcome;
 use crate::drops::{Clocks, DropLog, DropRecord};
 use crate::metrics::{
     Counters, DropCount, Kernel, Observations, ReadError, Readings, WorkloadLabels,
@@ -29,7 +30,7 @@ use crate::metrics::{
 use crate::status::{MapFill, Status};
 use crate::traffic::{Family, Protocol};
 
-/// An agent task that answers pings, and denies everything to the pod `a/web`.
+/// An agent task that answers pings, knows the pod `a/web`, and denies everything to it.
 pub(super) struct Agent {
     pub(super) view: View,
     pub(super) status: watch::Sender<Arc<Status>>,
@@ -85,6 +86,17 @@ async fn answer(mut requests: mpsc::Receiver<Request>) {
                     Err(format!("there is no pod {from}"))
                 };
                 reply.send(answer).unwrap();
+            }
+            Request::Enforce { attachment, reply } => {
+                let outcome = if attachment.name == "web" {
+                    Outcome::Done
+                } else {
+                    Outcome::try_again(format!("there is no pod {}", attachment.pod()))
+                };
+                reply.send(outcome).unwrap();
+            }
+            Request::Inspect { reply, .. } => {
+                reply.send(Outcome::impossible("not hooked")).unwrap();
             }
         }
     }

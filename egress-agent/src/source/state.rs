@@ -87,8 +87,12 @@ impl State {
         };
         let mut files = Vec::new();
         for entry in entries {
-            let path = entry?.path();
-            if path.file_name().is_some_and(|name| name == UNFINISHED) {
+            let entry = entry?;
+            let path = entry.path();
+            // Folders are others'.
+            if entry.file_type()?.is_dir()
+                || path.file_name().is_some_and(|name| name == UNFINISHED)
+            {
                 continue;
             }
             if let Some((file, _)) = split(&fs::read(&path)?)

@@ -9,6 +9,7 @@
 //! wait has a deadline and something it waits *for*; nothing sleeps and hopes.
 
 mod agent;
+mod cni;
 mod echo;
 mod folder;
 pub mod gate;
@@ -25,6 +26,7 @@ mod wire;
 mod world;
 
 pub use agent::{Agent, Answer, binary};
+pub use cni::{Answered, Plugin};
 pub use echo::Echo;
 pub use gate::Gate;
 pub use load::Load;

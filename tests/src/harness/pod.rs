@@ -84,6 +84,23 @@ impl Pod {
         format!("{}/{}", self.spec.namespace, self.spec.name)
     }
 
+    /// Its namespace and its name.
+    pub fn reference_parts(&self) -> (&str, &str) {
+        (&self.spec.namespace, &self.spec.name)
+    }
+
+    /// Its manifest as the API has it before its first container starts: nobody says where it
+    /// is, nor what its addresses are (S58).
+    pub fn manifest_before_start(&self) -> Value {
+        let mut manifest = self.manifest();
+        for (part, key) in [("/metadata", "annotations"), ("", "status")] {
+            if let Some(fields) = manifest.pointer_mut(part).and_then(Value::as_object_mut) {
+                fields.remove(key);
+            }
+        }
+        manifest
+    }
+
     /// The name of its manifest.
     pub fn file(&self) -> String {
         format!("pod-{}-{}.json", self.spec.namespace, self.spec.name)

@@ -62,6 +62,7 @@ fn pods(a: &Pod, b: &Pod) -> Pod {
     Pod {
         name: a.name.clone(),
         uid: String::new(),
+        runtime_uid: String::new(),
         created: a.created.max(b.created),
         labels: super::Labels::new(),
         node: a.node.clone().max(b.node.clone()),

@@ -13,6 +13,12 @@ use crate::policy::{Protocol, parse::is_port_name};
 /// Names the pod's network namespace where no runtime does.
 const NETNS_ANNOTATION: &str = "egress-agent.dev/netns";
 
+/// The API's object of a static pod has this annotation, whatever its value, and in the other
+/// the uid of the pod that the kubelet runs. Source: kubernetes/kubernetes
+/// `pkg/kubelet/types/pod_update.go`.
+const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+const STATIC_UID_ANNOTATION: &str = "kubernetes.io/config.hash";
+
 type NamedPorts = BTreeMap<(Protocol, String), Vec<u16>>;
 
 pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
@@ -25,6 +31,7 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
     let mut pod = Pod {
         name,
         uid: String::new(),
+        runtime_uid: String::new(),
         created: None,
         labels,
         node: String::new(),
@@ -44,6 +51,9 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
             .minor(metadata.text("uid"))
             .unwrap_or_default()
             .to_owned();
+        pod.runtime_uid = notes
+            .minor(static_uid(root))
+            .unwrap_or_else(|| pod.uid.clone());
         pod.created = notes.minor(created(&metadata));
         pod.terminating = notes.minor(metadata.get("deletionTimestamp")).is_some();
         pod.owner = notes.minor(controller(&metadata));
@@ -72,6 +82,14 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
     pod.unreadable = notes.unreadable;
     pod.problems = notes.problems;
     Ok(pod)
+}
+
+/// `None` for a pod that is not the mirror of a static one.
+fn static_uid(root: &Field<'_, '_>) -> Result<Option<String>, Problem> {
+    if metadata::annotation(root, MIRROR_ANNOTATION)?.is_none() {
+        return Ok(None);
+    }
+    metadata::annotation(root, STATIC_UID_ANNOTATION)
 }
 
 /// Seconds since 1970 (S89).
@@ -396,6 +414,23 @@ mod tests {
             ),
             (None, false, 1)
         );
+    }
+
+    #[test]
+    fn the_runtime_knows_a_static_pod_by_the_uid_its_mirror_names() {
+        let read = |annotations: Value| {
+            let metadata = json!({"name": "a", "uid": "of-the-object", "annotations": annotations});
+            pod(&with(value(), "/metadata", metadata)).runtime_uid
+        };
+        let mirror =
+            json!({"kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": "of-the-pod"});
+        assert_eq!(read(mirror), "of-the-pod");
+        // A kubelet runs no object that has the other annotation.
+        assert_eq!(
+            read(json!({"kubernetes.io/config.hash": "of-another"})),
+            "of-the-object"
+        );
+        assert_eq!(read(json!({})), "of-the-object");
     }
 
     #[test]
