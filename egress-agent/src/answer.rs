@@ -1,15 +1,26 @@
 //! What `check` and `explain` say.
 //!
-//! The JSON is a contract: `verdict`, `reason`, `isolatedBy`, `allowedBy` are always there,
-//! `addresses` only where a query stood for several addresses whose verdicts differ.
+//! The JSON is a contract, documented in `docs/explain.md`: `verdict`, `reason`, `isolatedBy`,
+//! `allowedBy` are always there, `addresses` only where a query stood for several addresses whose
+//! verdicts differ. Fields are added, never renamed. `check --batch` writes no steps.
 
+mod live;
+mod steps;
 mod text;
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use live::{Endpoint, FlowEntry, Live, Lookup, PortsEntry};
+pub use steps::{
+    Backend, Destination, EntryStep, PartStep, PolicyEffect, PolicySteps, RuleSteps, Selected,
+    Sender, SenderState, ServiceSteps, Steps, Way,
+};
 pub use text::render;
+
+/// [`Answer::schema`] of this version, and what it says when there are steps.
+pub const SCHEMA: &str = "egress-agent.dev/explain/v1";
 
 /// Allow or deny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -31,10 +42,19 @@ impl Verdict {
     }
 }
 
+impl From<bool> for Verdict {
+    fn from(allow: bool) -> Self {
+        if allow { Self::Allow } else { Self::Deny }
+    }
+}
+
 /// The verdict of a query, and what led to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
+    /// [`SCHEMA`]; absent where there are no steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// Allow only when every address the query stands for is allowed.
     pub verdict: Verdict,
     /// [`egress_common::event::Reason::name`], or why the pod is no subject.
@@ -46,6 +66,12 @@ pub struct Answer {
     /// Each address's verdict, where they differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<AddressAnswer>,
+    /// How the verdict was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Steps>,
+    /// Only from `explain`: what the kernel's tables say, an entry an interface of the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub live: Vec<Live>,
     /// Only from `explain`: where the kernel tables differ from what the objects ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<String>,
@@ -74,11 +100,14 @@ mod tests {
     #[test]
     fn the_json_is_the_contract() {
         let mut answer = Answer {
+            schema: None,
             verdict: Verdict::Deny,
             reason: "no-rule".to_owned(),
             isolated_by: vec!["a/deny".to_owned()],
             allowed_by: Vec::new(),
             addresses: Vec::new(),
+            steps: None,
+            live: Vec::new(),
             drift: Vec::new(),
         };
         assert_eq!(

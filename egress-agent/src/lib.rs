@@ -15,6 +15,7 @@
 //! * [`serve`]: HTTP on the node address and on the unix socket, and the client of the latter.
 //! * [`source`]: objects from files.
 //! * [`status`]: what the agent enforces.
+//! * [`terminal`]: text for people.
 //! * [`traffic`]: protocols and families by name.
 
 pub mod agent;
@@ -32,4 +33,5 @@ pub mod query;
 pub mod serve;
 pub mod source;
 pub mod status;
+pub mod terminal;
 pub mod traffic;

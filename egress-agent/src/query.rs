@@ -6,6 +6,7 @@
 //! | `ADDRESS/ICMP` | an echo request, ICMP or `ICMPv6` as the address is |
 //! | `NS/POD:PORT[/PROTOCOL]`, `NS/POD/ICMP` | every address of a pod |
 //! | `NS/svc/NAME:PORT[/PROTOCOL]` | every address of a Service; of a headless one its endpoints |
+//! | `NAME:PORT[/PROTOCOL]`, `NAME/ICMP` | every address that a DNS name has now, by the system's resolver |
 //!
 //! PROTOCOL is TCP (the default), UDP or SCTP, in any case.
 
@@ -38,6 +39,8 @@ pub enum Place {
     Pod(Name),
     /// Every address of a Service.
     Service(Name),
+    /// Every address of a DNS name.
+    Host(String),
 }
 
 /// With what.
@@ -58,8 +61,8 @@ pub enum Error {
     /// An IPv6 address with a port, without brackets.
     #[error("{0:?}: an IPv6 address with a port is written [ADDRESS]:PORT")]
     Brackets(String),
-    /// Not an address, and neither `NS/POD` nor `NS/svc/NAME`.
-    #[error("{0:?} is neither an address, nor NS/POD, nor NS/svc/NAME")]
+    /// Not an address, and neither `NS/POD` nor `NS/svc/NAME` nor a DNS name.
+    #[error("{0:?} is neither an address, nor NS/POD, nor NS/svc/NAME, nor a DNS name")]
     Place(String),
     /// The port is missing.
     #[error("{0:?} has no port; write …:PORT[/PROTOCOL], or …/ICMP")]
@@ -144,6 +147,7 @@ impl fmt::Display for Destination {
             (Place::Address(address), _) => write!(f, "{address}")?,
             (Place::Pod(name), _) => write!(f, "{}/{}", name.namespace, name.name)?,
             (Place::Service(name), _) => write!(f, "{}/svc/{}", name.namespace, name.name)?,
+            (Place::Host(name), _) => f.write_str(name)?,
         }
         match self.traffic {
             Traffic::Port(Protocol::Tcp, port) => write!(f, ":{port}/TCP"),
@@ -154,7 +158,7 @@ impl fmt::Display for Destination {
     }
 }
 
-/// An address, `NS/svc/NAME` or `NS/POD`, with nothing behind it.
+/// An address, `NS/svc/NAME`, `NS/POD` or a DNS name, with nothing behind it.
 fn place(text: &str) -> Option<Place> {
     if let Some(inner) = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')) {
         return inner
@@ -168,7 +172,24 @@ fn place(text: &str) -> Option<Place> {
     if let Some((namespace, service)) = text.split_once("/svc/") {
         return name(namespace, service).map(Place::Service);
     }
-    pod(text).map(Place::Pod)
+    if let Some(pod) = pod(text) {
+        return Some(Place::Pod(pod));
+    }
+    is_host(text).then(|| Place::Host(text.to_owned()))
+}
+
+/// A DNS name: labels of letters, digits, hyphens and underscores. One whose last label is a number
+/// is a mistyped address (RFC 1123, 2.1), which no resolver shall repair.
+fn is_host(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_'))
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|c| c.is_ascii_digit())
 }
 
 /// `NS/POD`.
@@ -297,6 +318,18 @@ mod tests {
                 Traffic::Port(Protocol::Udp, 80),
                 "a/svc/web:80/UDP",
             ),
+            (
+                "www.example.org:443",
+                Place::Host("www.example.org".to_owned()),
+                tcp(443),
+                "www.example.org:443/TCP",
+            ),
+            (
+                "localhost/icmp",
+                Place::Host("localhost".to_owned()),
+                Traffic::Icmp,
+                "localhost/ICMP",
+            ),
         ] {
             let destination = to(text).unwrap();
             assert_eq!(destination, Destination { place, traffic }, "{text}");
@@ -330,7 +363,10 @@ mod tests {
             ),
             ("[10.0.0.1]:80", Error::Place(own("[10.0.0.1]"))),
             ("010.0.0.1:80", Error::Place(own("010.0.0.1"))),
-            ("example.org:80", Error::Place(own("example.org"))),
+            ("example.1:80", Error::Place(own("example.1"))),
+            ("exa mple.org:80", Error::Place(own("exa mple.org"))),
+            ("a..b:80", Error::Place(own("a..b"))),
+            ("example.org", Error::NoPort(own("example.org"))),
             ("a/b/c:80", Error::Place(own("a/b/c"))),
             ("/b:80", Error::Place(own("/b"))),
             ("fe80::1%eth0/ICMP", Error::Place(own("fe80::1%eth0"))),

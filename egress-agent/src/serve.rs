@@ -17,8 +17,9 @@ use crate::answer::Answer;
 use crate::attribution::Attribution;
 use crate::cni::message::{Attachment, Outcome};
 use crate::drops::DropLog;
+use crate::evaluate::Target;
 use crate::metrics::{Counters, Observations};
-use crate::query::{Destination, Subject};
+use crate::query::Subject;
 use crate::status::Status;
 
 pub use stream::{Line, Wanted};
@@ -40,7 +41,7 @@ pub enum Request {
         /// Which pod.
         from: Subject,
         /// Where to.
-        to: Destination,
+        to: Target,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Answer, String>>,
     },

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use text::{Colour, render};
+pub use text::render;
 
 /// [`Status::schema`] of this version.
 pub const SCHEMA: &str = "egress-agent.dev/status/v1";

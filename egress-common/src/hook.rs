@@ -6,6 +6,7 @@
 //! Functions that are not inlined are few and take five arguments at most: they become
 //! functions of the kernel programs, whose frames share 512 bytes of stack.
 
+mod ask;
 mod flow;
 mod from_pod;
 mod related;
@@ -13,6 +14,10 @@ mod to_pod;
 
 use zerocopy::network_endian::{U16, U32};
 
+pub use ask::{
+    FOUND_CIDR_PORTS, FOUND_CLASS, FOUND_CLASS_PORTS, FOUND_ENDPOINT, FOUND_FRONTEND, Question,
+    Reply, ask,
+};
 pub use flow::{IDLE_CLOSING, IDLE_CONNECTION, IDLE_ECHO, IDLE_UDP};
 pub use from_pod::{FRAGMENT_SECONDS, from_pod};
 pub use to_pod::to_pod;

@@ -98,16 +98,27 @@ pub(crate) struct Memory {
     pub(crate) buffer: Buffer,
 }
 
+/// Whose memory it is.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Use {
+    /// A program on a tc hook, which runs with bottom halves off: no two at once on a CPU.
+    Hook = 0,
+    /// `ask`, which the agent runs, one at a time. A hook may interrupt it.
+    Ask = 1,
+}
+
 /// Not pinned: nothing in it outlives a run of a program.
 #[btf_map]
-static MEMORY: PerCpuArray<Memory, 1> = PerCpuArray::new();
+static MEMORY: PerCpuArray<Memory, 2> = PerCpuArray::new();
 
-/// This CPU's memory. It is always there, which the verifier does not know.
+/// This CPU's memory for a use. It is always there, which the verifier does not know.
 #[inline(always)]
-pub(crate) fn memory() -> Option<&'static mut Memory> {
-    let memory = MEMORY.get_ptr_mut(0)?;
-    // SAFETY: each program asks once, so this is the only reference: programs of a tc hook run with
-    // bottom halves off and do not nest on a CPU.
+#[expect(clippy::as_conversions, reason = "the enum's numbers are u32")]
+pub(crate) fn memory(of: Use) -> Option<&'static mut Memory> {
+    let memory = MEMORY.get_ptr_mut(of as u32)?;
+    // SAFETY: each program asks once, and no two with the same use run on a CPU at once, so this is
+    // the only reference.
     Some(unsafe { &mut *memory })
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use egress_common::packet::{Chunk, Frame};
 
 /// Length of the Ethernet header, where every frame of a tc hook on a veth starts.
-const ETHERNET: u32 = 14;
+pub(crate) const ETHERNET: u32 = 14;
 
 /// Most bytes that are read at once.
 const BUFFER: usize = 40;

@@ -9,6 +9,7 @@ use egress_common::decide::decide;
 use egress_common::event::{Action, Reason};
 
 use crate::compile::{self, Desired, EndpointRules, Isolation, Options, Subject};
+use crate::explain::{self, Explainer, Explanation};
 use crate::image::Image;
 use crate::object::{Name, Pod};
 use crate::plan::{self, Limits, plan};
@@ -29,6 +30,8 @@ pub enum Destination {
     Pod(Name),
     /// All cluster addresses of a Service, or all endpoints of a headless one.
     Service(Name),
+    /// What a DNS name stands for, as somebody has resolved it.
+    Host(String, BTreeSet<IpAddr>),
 }
 
 /// The protocol of a question.
@@ -38,6 +41,17 @@ pub enum Transport {
     Port(crate::policy::Protocol, u16),
     /// An ICMP or `ICMPv6` echo.
     Icmp,
+}
+
+impl Transport {
+    /// IP protocol number and destination port, 0 where there is none, as the tables want them.
+    pub const fn number(self, address: IpAddr) -> (u8, u16) {
+        match (self, address) {
+            (Self::Port(protocol, port), _) => (protocol.number(), port),
+            (Self::Icmp, IpAddr::V4(_)) => (ICMP.0, 0),
+            (Self::Icmp, IpAddr::V6(_)) => (ICMP.1, 0),
+        }
+    }
 }
 
 /// The answer.
@@ -65,8 +79,8 @@ pub enum Error {
     #[error("there is no service {}/{}", .0.namespace, .0.name)]
     NoService(Name),
     /// Nothing is known that packets could be sent to.
-    #[error("{}/{} has no address", .0.namespace, .0.name)]
-    NoAddress(Name),
+    #[error("{0} has no address")]
+    NoAddress(String),
 }
 
 /// Answers questions about one set of objects. What was compiled for a node is kept.
@@ -111,58 +125,77 @@ impl<'a> Checker<'a> {
         to: &Destination,
         transport: Transport,
     ) -> Result<Answer, Error> {
-        let pod = self
-            .store
-            .pod(from)
-            .ok_or_else(|| Error::NoPod(from.clone()))?;
-        let addresses = self.addresses(to)?;
-        let free = |reason| Answer {
-            allow: true,
-            reason,
-            isolated_by: Vec::new(),
-            allowed_by: Vec::new(),
-            addresses: Vec::new(),
+        let pod = self.pod(from)?;
+        let answers = self.judge(pod, to, transport)?;
+        Ok(one(pod, answers))
+    }
+
+    /// Answers one question with the steps that lead to the answer.
+    pub fn explain(
+        &mut self,
+        from: &Name,
+        to: &Destination,
+        transport: Transport,
+    ) -> Result<(Answer, Explanation), Error> {
+        let pod = self.pod(from)?;
+        let answers = self.judge(pod, to, transport)?;
+        let explainer = Explainer::new(self.store, &self.options, pod);
+        let destinations = answers
+            .iter()
+            .map(|(address, answer)| explain::Destination {
+                address: *address,
+                allow: answer.allow,
+                reason: answer.reason,
+                owner: explain::owner(self.store, *address),
+                way: explainer.way(*address, transport),
+            })
+            .collect();
+        let explanation = Explanation {
+            sender: explain::sender(self.store, pod),
+            destinations,
         };
+        Ok((one(pod, answers), explanation))
+    }
+
+    fn pod(&self, name: &Name) -> Result<&'a Pod, Error> {
+        self.store
+            .pod(name)
+            .ok_or_else(|| Error::NoPod(name.clone()))
+    }
+
+    /// The verdict on each address; none for a pod that is not enforced.
+    fn judge(
+        &mut self,
+        pod: &'a Pod,
+        to: &Destination,
+        transport: Transport,
+    ) -> Result<Vec<(IpAddr, Answer)>, Error> {
+        let addresses = self.addresses(to)?;
         match workload::subject(pod) {
-            SubjectKind::HostNetwork => return Ok(free("host-network")),
-            SubjectKind::Finished => return Ok(free("finished")),
+            SubjectKind::HostNetwork | SubjectKind::Finished => return Ok(Vec::new()),
             SubjectKind::Enforced | SubjectKind::Unreadable => {}
         }
         let compiled = self
             .nodes
             .entry(pod.node.clone())
             .or_insert_with(|| Compiled::of(self.store, &self.options, &pod.node));
-        let mut answers: Vec<(IpAddr, Answer)> = Vec::new();
-        for address in addresses {
-            answers.push((address, compiled.judge(pod, address, transport)));
-        }
-        let verdicts: Vec<(IpAddr, bool)> = answers
-            .iter()
-            .map(|(address, a)| (*address, a.allow))
-            .collect();
-        // Where they differ, the answer is the first that denies.
-        let differ =
-            verdicts.iter().any(|(_, allow)| *allow) && verdicts.iter().any(|(_, allow)| !allow);
-        let place = answers.iter().position(|(_, a)| !a.allow).unwrap_or(0);
-        if answers.is_empty() {
-            return Err(Error::NoAddress(from.clone()));
-        }
-        let (_, mut answer) = answers.swap_remove(place);
-        if differ {
-            answer.addresses = verdicts;
-        }
-        Ok(answer)
+        Ok(addresses
+            .into_iter()
+            .map(|address| (address, compiled.judge(pod, address, transport)))
+            .collect())
     }
 
-    fn addresses(&self, to: &Destination) -> Result<BTreeSet<IpAddr>, Error> {
+    /// What a destination stands for.
+    pub fn addresses(&self, to: &Destination) -> Result<BTreeSet<IpAddr>, Error> {
         let (name, addresses) = match to {
             Destination::Address(address) => return Ok(BTreeSet::from([*address])),
+            Destination::Host(name, addresses) => (name.clone(), addresses.clone()),
             Destination::Pod(name) => {
                 let pod = self
                     .store
                     .pod(name)
                     .ok_or_else(|| Error::NoPod(name.clone()))?;
-                (name, pod.addresses.clone())
+                (name.to_string(), pod.addresses.clone())
             }
             Destination::Service(name) => {
                 let found = self
@@ -174,14 +207,44 @@ impl<'a> Checker<'a> {
                 } else {
                     found.cluster_ips.clone()
                 };
-                (name, addresses)
+                (name.to_string(), addresses)
             }
         };
         if addresses.is_empty() {
-            return Err(Error::NoAddress(name.clone()));
+            return Err(Error::NoAddress(name));
         }
         Ok(addresses)
     }
+}
+
+/// One answer out of those on each address. Where they differ, it is the first that denies.
+fn one(pod: &Pod, mut answers: Vec<(IpAddr, Answer)>) -> Answer {
+    let verdicts: Vec<(IpAddr, bool)> = answers
+        .iter()
+        .map(|(address, answer)| (*address, answer.allow))
+        .collect();
+    let differ =
+        verdicts.iter().any(|(_, allow)| *allow) && verdicts.iter().any(|(_, allow)| !allow);
+    let place = answers.iter().position(|(_, a)| !a.allow).unwrap_or(0);
+    if answers.is_empty() {
+        return Answer {
+            allow: true,
+            reason: match workload::subject(pod) {
+                SubjectKind::Finished => "finished",
+                SubjectKind::HostNetwork | SubjectKind::Enforced | SubjectKind::Unreadable => {
+                    "host-network"
+                }
+            },
+            isolated_by: Vec::new(),
+            allowed_by: Vec::new(),
+            addresses: Vec::new(),
+        };
+    }
+    let (_, mut answer) = answers.swap_remove(place);
+    if differ {
+        answer.addresses = verdicts;
+    }
+    answer
 }
 
 impl<'a> Compiled<'a> {
@@ -271,11 +334,7 @@ impl<'a> Compiled<'a> {
         };
         let endpoint: Endpoint = plan::endpoint(desired, ruleset, 0, 0);
         debug_assert!(endpoint.flags.get() & ENDPOINT_ISOLATED != 0);
-        let (protocol, port) = match (transport, address) {
-            (Transport::Port(protocol, port), _) => (protocol.number(), port),
-            (Transport::Icmp, IpAddr::V4(_)) => (ICMP.0, 0),
-            (Transport::Icmp, IpAddr::V6(_)) => (ICMP.1, 0),
-        };
+        let (protocol, port) = transport.number(address);
         decide(
             &self.image,
             &endpoint,

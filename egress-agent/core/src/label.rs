@@ -5,6 +5,7 @@
 //! because a repaired selector selects other pods than its author meant.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::object::Labels;
 
@@ -83,16 +84,83 @@ impl Selector {
 
     /// Whether an object with these labels is selected.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.requirements
+        self.requirements.iter().all(|term| term.holds(labels))
+    }
+
+    /// Whether it is the empty selector.
+    pub fn is_everything(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// The terms that labels do not meet; none when they are selected.
+    #[must_use]
+    pub fn unmet(&self, labels: &Labels) -> Self {
+        let unmet = self.requirements.iter().filter(|term| !term.holds(labels));
+        Self {
+            requirements: unmet.cloned().collect(),
+        }
+    }
+
+    /// Of some labels those that it speaks of.
+    pub fn named<'l>(&self, labels: &'l Labels) -> impl Iterator<Item = (&'l str, &'l str)> {
+        let keys: BTreeSet<String> = self
+            .requirements
             .iter()
-            .all(|requirement| match requirement {
-                Requirement::In(key, values) => labels.get(key).is_some_and(|v| values.contains(v)),
-                Requirement::NotIn(key, values) => {
-                    labels.get(key).is_none_or(|v| !values.contains(v))
-                }
-                Requirement::Exists(key) => labels.contains_key(key),
-                Requirement::DoesNotExist(key) => !labels.contains_key(key),
-            })
+            .map(|term| term.key().to_owned())
+            .collect();
+        labels
+            .iter()
+            .filter(move |(key, _)| keys.contains(*key))
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+impl Requirement {
+    fn holds(&self, labels: &Labels) -> bool {
+        match self {
+            Self::In(key, values) => labels.get(key).is_some_and(|v| values.contains(v)),
+            Self::NotIn(key, values) => labels.get(key).is_none_or(|v| !values.contains(v)),
+            Self::Exists(key) => labels.contains_key(key),
+            Self::DoesNotExist(key) => !labels.contains_key(key),
+        }
+    }
+
+    fn key(&self) -> &str {
+        match self {
+            Self::In(key, _)
+            | Self::NotIn(key, _)
+            | Self::Exists(key)
+            | Self::DoesNotExist(key) => key,
+        }
+    }
+}
+
+/// As `kubectl --selector` takes it: `app=web,tier in (a,b),!old`; nothing for the empty selector.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, term) in self.requirements.iter().enumerate() {
+            if place > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{term}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: &BTreeSet<String>| -> String {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            values.join(",")
+        };
+        match self {
+            Self::In(key, values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
+            Self::In(key, values) => write!(f, "{key} in ({})", list(values)),
+            Self::NotIn(key, values) => write!(f, "{key} notin ({})", list(values)),
+            Self::Exists(key) => f.write_str(key),
+            Self::DoesNotExist(key) => write!(f, "!{key}"),
+        }
     }
 }
 
@@ -197,6 +265,26 @@ mod tests {
         let missing = selector(&[("app", "DoesNotExist", &[])]);
         assert!(missing.matches(&Labels::new()));
         assert!(!missing.matches(&labels(&[("app", "")])));
+    }
+
+    #[test]
+    fn a_selector_reads_as_kubectl_takes_it_and_says_what_labels_lack() {
+        let terms: [(&str, &str, &[&str]); 4] = [
+            ("app", "In", &["web"]),
+            ("env", "NotIn", &["dev", "test"]),
+            ("old", "DoesNotExist", &[]),
+            ("tier", "Exists", &[]),
+        ];
+        let all = selector(&terms);
+        assert_eq!(all.to_string(), "app=web,env notin (dev,test),tier,!old");
+        let pod = labels(&[("app", "db"), ("env", "dev"), ("other", "")]);
+        assert_eq!(
+            all.unmet(&pod).to_string(),
+            "app=web,env notin (dev,test),tier"
+        );
+        let named: Vec<_> = all.named(&pod).collect();
+        assert_eq!(named, [("app", "db"), ("env", "dev")]);
+        assert!(Selector::default().is_everything() && !all.is_everything());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod check;
 pub mod cidr;
 pub mod compile;
+pub mod explain;
 pub mod image;
 pub mod label;
 pub mod object;

@@ -3,7 +3,7 @@
 //!
 //! Source: networking/v1 `NetworkPolicySpec`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ipnet::IpNet;
@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::label::Selector;
 use crate::object::{Name, Problem};
 
+mod describe;
 pub(crate) mod parse;
 mod rule;
 mod selector;
@@ -26,6 +27,8 @@ pub struct Policy {
     pub egress: Egress,
     /// What could not be read; what they name is closed.
     pub problems: Vec<Problem>,
+    /// Where that leaves gaps in [`Policy::egress`].
+    pub omitted: Omitted,
     /// Nothing of it could be used: it isolates [`Policy::subject`] and allows nothing (S91).
     pub unreadable: bool,
 }
@@ -57,6 +60,20 @@ pub enum Egress {
     /// Isolated; an empty list of rules allows nothing (S4).
     Isolated(Vec<Rule>),
 }
+
+/// What the lists of a policy lack because it could not be read. With it the position of a rule, a
+/// peer or a port entry tells its index in the object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Omitted {
+    /// In `egress`.
+    pub rules: Gaps,
+    /// In `to` and in `ports` of a rule, by the rule's position; empty gaps are left out.
+    pub entries: BTreeMap<usize, (Gaps, Gaps)>,
+}
+
+/// Indexes of entries that were left out of a list, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gaps(Vec<usize>);
 
 /// One egress rule: peers and ports must both match (S12).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -160,7 +177,31 @@ pub fn unreadable(name: Name, subject: Subject, problems: Vec<Problem>) -> Polic
         subject,
         egress: Egress::Isolated(Vec::new()),
         problems,
+        omitted: Omitted::default(),
         unreadable: true,
+    }
+}
+
+impl Gaps {
+    /// Notes the next entry that was left out.
+    pub(crate) fn push(&mut self, index: usize) {
+        self.0.push(index);
+    }
+
+    /// Whether nothing was left out.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Index in the object of what stands at this position of the list that was read.
+    pub fn index(&self, position: usize) -> usize {
+        self.0.iter().fold(position, |index, gap| {
+            if *gap <= index {
+                index.saturating_add(1)
+            } else {
+                index
+            }
+        })
     }
 }
 

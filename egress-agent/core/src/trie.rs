@@ -101,6 +101,24 @@ impl Trie {
 
     /// Index of the set of the longest prefix that covers an address.
     pub fn lookup(&self, address: IpAddr) -> Option<u32> {
+        self.find(address).map(|entry| entry.set)
+    }
+
+    /// The longest prefix that covers an address.
+    pub fn covering(&self, address: IpAddr) -> Option<IpNet> {
+        let entry = self.find(address)?;
+        let bytes = entry.bits.to_be_bytes();
+        let network = match address {
+            IpAddr::V4(_) => {
+                let [a, b, c, d, ..] = bytes;
+                IpAddr::from([a, b, c, d])
+            }
+            IpAddr::V6(_) => IpAddr::from(bytes),
+        };
+        IpNet::new(network, entry.length).ok()
+    }
+
+    fn find(&self, address: IpAddr) -> Option<&Entry> {
         let (entries, bits, longest) = match address {
             IpAddr::V4(v4) => (&self.v4, u128::from(v4.to_bits()) << 96, 32),
             IpAddr::V6(v6) => (&self.v6, v6.to_bits(), 128),
@@ -113,7 +131,7 @@ impl Trie {
             let at = entries
                 .binary_search_by_key(&key, |e| (e.bits, e.length))
                 .ok()?;
-            entries.get(at).map(|entry| entry.set)
+            entries.get(at)
         })
     }
 }

@@ -196,7 +196,7 @@ impl Agent {
 }
 
 /// Seconds of `CLOCK_MONOTONIC`, which the programs stamp flows with.
-fn boot_seconds() -> u32 {
+pub(super) fn boot_seconds() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
 }

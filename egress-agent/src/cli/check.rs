@@ -3,7 +3,7 @@
 mod batch;
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter, IsTerminal};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,9 +16,10 @@ use egress_core::store::{Changed, Store};
 
 use super::{ERROR, Output, complain, exit_code};
 use crate::answer::{self, Answer};
-use crate::evaluate::evaluate;
+use crate::evaluate::{Target, explain};
 use crate::query::{Destination, Subject};
 use crate::source;
+use crate::terminal::Colour;
 
 /// Says whether a pod may send somewhere, without a kernel.
 ///
@@ -34,7 +35,7 @@ pub(super) struct Args {
     from: Option<Subject>,
 
     /// Where to: `ADDRESS:PORT[/PROTOCOL]`, `[IPV6]:PORT[/PROTOCOL]`, ADDRESS/ICMP,
-    /// `NS/POD:PORT[/PROTOCOL]` or `NS/svc/NAME:PORT[/PROTOCOL]`.
+    /// `NS/POD:PORT[/PROTOCOL]`, `NS/svc/NAME:PORT[/PROTOCOL]` or `DNS-NAME:PORT[/PROTOCOL]`.
     #[arg(long, value_name = "DESTINATION", required_unless_present = "batch")]
     to: Option<Destination>,
 
@@ -78,7 +79,7 @@ impl Args {
                 })
             }
             (None, Some(from), Some(to)) => {
-                let answer = evaluate(&mut checker, &from, &to)?;
+                let answer = explain(&mut checker, &from, &Target::of(&to)?)?;
                 print(stdout, self.output, &from, &to, &answer)?;
                 Ok(exit_code(answer.verdict))
             }
@@ -89,7 +90,7 @@ impl Args {
 
 /// Prints one answer, of `explain` too.
 pub(super) fn print(
-    mut out: impl io::Write,
+    mut out: impl io::Write + IsTerminal,
     output: Output,
     from: &Subject,
     to: &Destination,
@@ -99,7 +100,7 @@ pub(super) fn print(
         Output::Text => writeln!(
             out,
             "{}",
-            answer::render(&from.to_string(), &to.to_string(), answer)
+            answer::render(&from.to_string(), &to.to_string(), answer, Colour::of(&out))
         )?,
         Output::Json => writeln!(out, "{}", serde_json::to_string(answer)?)?,
     }

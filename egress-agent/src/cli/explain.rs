@@ -18,7 +18,7 @@ pub(super) struct Args {
     from: Subject,
 
     /// Where to: `ADDRESS:PORT[/PROTOCOL]`, `[IPV6]:PORT[/PROTOCOL]`, ADDRESS/ICMP,
-    /// `NS/POD:PORT[/PROTOCOL]` or `NS/svc/NAME:PORT[/PROTOCOL]`.
+    /// `NS/POD:PORT[/PROTOCOL]`, `NS/svc/NAME:PORT[/PROTOCOL]` or `DNS-NAME:PORT[/PROTOCOL]`.
     #[arg(long, value_name = "DESTINATION")]
     to: Destination,
 

@@ -1,12 +1,13 @@
 //! `status`: what the running agent enforces.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{Output, SocketArgs, client_runtime};
 use crate::serve::client::Client;
-use crate::status::{self, Colour};
+use crate::status;
+use crate::terminal::Colour;
 
 /// Exit code of `--wait-ready` when the agent answers and is not ready.
 const NOT_READY: u8 = 1;
@@ -38,13 +39,7 @@ impl Args {
         let mut stdout = io::stdout().lock();
         match self.output {
             Output::Text => {
-                // https://no-color.org
-                let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-                let colour = if stdout.is_terminal() && !plain {
-                    Colour::Ansi
-                } else {
-                    Colour::None
-                };
+                let colour = Colour::of(&stdout);
                 stdout.write_all(status::render(&status, colour).as_bytes())?;
             }
             Output::Json => {

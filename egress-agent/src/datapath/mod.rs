@@ -29,6 +29,7 @@ use crate::pods::HostInterface;
 use crate::status::MapFill;
 use crate::traffic::Family;
 
+mod ask;
 mod bpffs;
 mod error;
 mod links;

@@ -125,6 +125,49 @@ pub(super) fn update_batch(
     }
 }
 
+/// `BPF_MAP_LOOKUP_BATCH` (5.6) of a hash: every entry, `batch` at a time, as the bytes of its key and
+/// of its value. Entries that come and go meanwhile may be missed.
+pub(super) fn for_each_entry<const K: usize, const V: usize>(
+    map: impl AsFd,
+    batch: u32,
+    mut visit: impl FnMut(&[u8; K], &[u8; V]),
+) -> io::Result<()> {
+    let room = usize::try_from(batch).unwrap_or_default();
+    let mut keys = vec![[0; K]; room];
+    let mut values = vec![[0; V]; room];
+    let mut position = [0_u8; 4];
+    let mut first = true;
+    loop {
+        let mut attr = zeroed();
+        // SAFETY: `batch` is the member of the union that BPF_MAP_LOOKUP_BATCH reads, and any bytes
+        // are a value of it.
+        let request = unsafe { &mut attr.batch };
+        request.in_batch = if first { 0 } else { address(&position) };
+        request.out_batch = address_of(&mut position);
+        request.keys = address_of(keys.as_flattened_mut());
+        request.values = address_of(values.as_flattened_mut());
+        request.count = batch;
+        request.map_fd = fd(map.as_fd());
+        let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        // SAFETY: as above; the kernel wrote back how many entries it gave.
+        let given = unsafe { attr.batch.count };
+        let done = match result {
+            Ok(_) => false,
+            // The last ones.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        let given = usize::try_from(given).unwrap_or_default();
+        for (key, value) in keys.iter().zip(&values).take(given) {
+            visit(key, value);
+        }
+        if done {
+            return Ok(());
+        }
+        first = false;
+    }
+}
+
 /// One entry, by `BPF_MAP_UPDATE_ELEM`.
 pub(super) fn update_one(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
     let mut attr = zeroed();

@@ -22,6 +22,7 @@ use tokio::net::UnixListener;
 
 use super::stream::{self, Wanted};
 use super::{Request, View, cni};
+use crate::evaluate::Target;
 use crate::query::{self, Destination, Subject};
 
 /// The body of POST `/v1/explain`.
@@ -208,6 +209,11 @@ async fn explain(
     let to: Destination = match to.parse() {
         Ok(to) => to,
         Err(error) => return refused(StatusCode::BAD_REQUEST, query::Error::to_string(&error)),
+    };
+    let to = match tokio::task::spawn_blocking(move || Target::of(&to)).await {
+        Ok(Ok(to)) => to,
+        Ok(Err(error)) => return refused(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+        Err(error) => return refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
     match view.ask(|reply| Request::Explain { from, to, reply }).await {
         Ok(Ok(answer)) => Json(answer).into_response(),

@@ -75,11 +75,14 @@ async fn answer(mut requests: mpsc::Receiver<Request>) {
             Request::Explain { from, to: _, reply } => {
                 let answer = if from.to_string() == "a/web" {
                     Ok(Answer {
+                        schema: None,
                         verdict: Verdict::Deny,
                         reason: Reason::NoRule.name().to_owned(),
                         isolated_by: vec!["a/deny".to_owned()],
                         allowed_by: Vec::new(),
                         addresses: Vec::new(),
+                        steps: None,
+                        live: Vec::new(),
                         drift: Vec::new(),
                     })
                 } else {

@@ -1,42 +1,7 @@
 //! The status for people: problems first, at most [`WIDTH`] columns.
 
 use super::{MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status};
-
-/// Columns of a line.
-const WIDTH: usize = 100;
-
-/// Columns before a table.
-const INDENT: usize = 2;
-
-/// Columns between the cells of a table.
-const GAP: usize = 2;
-
-/// Columns that the last cell of a table has at least: half an IPv6 address. It is wrapped,
-/// the others are cut.
-const LAST: usize = 20;
-
-/// Whether escape codes may be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colour {
-    /// A terminal reads it.
-    Ansi,
-    /// A file or a pipe does.
-    None,
-}
-
-impl Colour {
-    fn paint(self, code: &str, text: &str) -> String {
-        match self {
-            Self::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
-            Self::None => text.to_owned(),
-        }
-    }
-}
-
-const BOLD: &str = "1";
-const RED: &str = "1;31";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
+use crate::terminal::{Colour, Tone, dash, line, section, table, wrapped};
 
 /// The whole status.
 pub fn render(status: &Status, colour: Colour) -> String {
@@ -55,9 +20,9 @@ pub fn render(status: &Status, colour: Colour) -> String {
     } = status;
     let mut out = String::new();
     let state = if *ready {
-        colour.paint(GREEN, "ready")
+        colour.paint(Tone::Good, "ready")
     } else {
-        colour.paint(YELLOW, "not ready")
+        colour.paint(Tone::Warning, "not ready")
     };
     line(
         &mut out,
@@ -69,13 +34,13 @@ pub fn render(status: &Status, colour: Colour) -> String {
     if !problems.is_empty() {
         section(
             &mut out,
-            &colour.paint(RED, &format!("PROBLEMS ({})", problems.len())),
+            &colour.paint(Tone::Bad, &format!("PROBLEMS ({})", problems.len())),
         );
         for problem in problems {
             of_problem(&mut out, problem);
         }
     }
-    let bold = |name: &str, count: usize| colour.paint(BOLD, &format!("{name} ({count})"));
+    let bold = |name: &str, count: usize| colour.paint(Tone::Heading, &format!("{name} ({count})"));
     section(&mut out, &bold("PODS", pods.len()));
     of_pods(&mut out, pods);
     section(&mut out, &bold("POLICIES", policies.len()));
@@ -213,135 +178,6 @@ fn of_maps(out: &mut String, maps: &[MapFill]) {
     table(out, ["NAME", "ENTRIES", "CAPACITY", "FULL"], rows);
 }
 
-fn dash(cell: String) -> String {
-    if cell.is_empty() {
-        "-".to_owned()
-    } else {
-        cell
-    }
-}
-
-fn line(out: &mut String, text: &str) {
-    out.push_str(text.trim_end());
-    out.push('\n');
-}
-
-fn section(out: &mut String, title: &str) {
-    out.push('\n');
-    line(out, title);
-}
-
-/// Aligned columns; under a row its notes. The last column is wrapped, the others are cut.
-fn table<const N: usize>(
-    out: &mut String,
-    head: [&str; N],
-    rows: impl Iterator<Item = ([String; N], Vec<String>)>,
-) {
-    let rows: Vec<_> = rows
-        .map(|(row, notes)| (row.map(single_line), notes))
-        .collect();
-    if rows.is_empty() {
-        line(out, "  none");
-        return;
-    }
-    let mut widths = head.map(columns);
-    for (row, _) in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(columns(cell));
-        }
-    }
-    narrow(&mut widths);
-    of_row(out, &widths, &head.map(str::to_owned));
-    for (row, notes) in rows {
-        of_row(out, &widths, &row);
-        for note in notes {
-            wrapped(out, "    ", &note);
-        }
-    }
-}
-
-/// Takes columns from the widest cells until the last one has room.
-fn narrow(widths: &mut [usize]) {
-    let Some((_, cells)) = widths.split_last_mut() else {
-        return;
-    };
-    while INDENT + cells.iter().map(|width| width + GAP).sum::<usize>() > WIDTH - LAST {
-        match cells.iter_mut().max() {
-            Some(widest) if *widest > 1 => *widest -= 1,
-            _ => return,
-        }
-    }
-}
-
-fn of_row(out: &mut String, widths: &[usize], row: &[String]) {
-    let Some((last, cells)) = row.split_last() else {
-        return;
-    };
-    let mut start = " ".repeat(INDENT);
-    for (width, cell) in widths.iter().zip(cells) {
-        let cell = cut(cell, *width);
-        start.push_str(&cell);
-        start.push_str(&" ".repeat(width + GAP - columns(&cell)));
-    }
-    wrapped(out, &start, last);
-}
-
-fn cut(cell: &str, width: usize) -> String {
-    if columns(cell) <= width {
-        return cell.to_owned();
-    }
-    cell.chars()
-        .take(width.saturating_sub(1))
-        .chain(['…'])
-        .collect()
-}
-
-/// Text from a file may hold line breaks; a cell has none.
-fn single_line(text: String) -> String {
-    if text.contains(char::is_control) {
-        text.replace(char::is_control, " ")
-    } else {
-        text
-    }
-}
-
-/// `start`, then the words; further lines are indented as far as `start` reaches.
-/// A word that is longer than a line is broken.
-fn wrapped(out: &mut String, start: &str, text: &str) {
-    let indent = columns(start);
-    let mut current = start.to_owned();
-    let mut empty = true;
-    for word in text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|w| !w.is_empty())
-    {
-        let mut word: Vec<char> = word.chars().collect();
-        if !empty && columns(&current) + 1 + word.len() > WIDTH {
-            line(out, &current);
-            current = " ".repeat(indent);
-            empty = true;
-        }
-        if !empty {
-            current.push(' ');
-        }
-        while columns(&current) + word.len() > WIDTH {
-            let rest = word.split_off((WIDTH - columns(&current).min(WIDTH - 1)).min(word.len()));
-            current.extend(word);
-            line(out, &current);
-            current = " ".repeat(indent);
-            word = rest;
-        }
-        current.extend(word);
-        empty = false;
-    }
-    line(out, &current);
-}
-
-/// Every character is taken to be one column wide: names and addresses are ASCII.
-fn columns(text: &str) -> usize {
-    text.chars().count()
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(
@@ -352,6 +188,7 @@ mod tests {
 
     use super::super::{PodState, PolicyState, ProblemKind};
     use super::*;
+    use crate::terminal::{WIDTH, columns};
 
     fn status() -> Status {
         let mut status = Status::starting("node-1");

@@ -5,7 +5,7 @@
 //! policy widens it (S80).
 
 use super::rule::Rules;
-use super::{Egress, Policy, Subject, SubjectNamespace, selector, unreadable};
+use super::{Egress, Omitted, Policy, Subject, SubjectNamespace, selector, unreadable};
 use crate::object::field::Field;
 use crate::object::{Name, Problem, metadata};
 
@@ -23,7 +23,8 @@ pub(crate) fn read(root: &Field<'_, '_>, version: Result<(), Problem>) -> Policy
         whole.push(problem.so("the policy may select every pod of its namespace"));
         Subject::every_pod(place)
     });
-    let egress = version.and_then(|()| egress(root, &name.namespace, &mut problems));
+    let mut omitted = Omitted::default();
+    let egress = version.and_then(|()| egress(root, &name.namespace, &mut problems, &mut omitted));
     let egress = match egress {
         Ok(Egress::NotMentioned) => {
             // Whatever it is called and whomever it selects, a policy that is readably about
@@ -47,6 +48,7 @@ pub(crate) fn read(root: &Field<'_, '_>, version: Result<(), Problem>) -> Policy
         subject,
         egress,
         problems,
+        omitted,
         unreadable: false,
     }
 }
@@ -98,6 +100,7 @@ fn egress(
     root: &Field<'_, '_>,
     namespace: &str,
     problems: &mut Vec<Problem>,
+    omitted: &mut Omitted,
 ) -> Result<Egress, Problem> {
     let Some(spec) = root.get("spec")? else {
         // Every field of it is optional, and the defaults do not mention egress (S3).
@@ -128,6 +131,7 @@ fn egress(
         Rules {
             namespace,
             problems,
+            omitted,
         }
         .read(&list)
     });

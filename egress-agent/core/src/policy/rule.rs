@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::parse::is_port_name;
-use super::{Block, NamespaceScope, Peer, Peers, Port, Ports, Rule, selector};
+use super::{Block, Gaps, NamespaceScope, Omitted, Peer, Peers, Port, Ports, Rule, selector};
 use crate::cidr;
 use crate::label::Selector;
 use crate::object::Problem;
@@ -17,32 +17,44 @@ pub(super) struct Rules<'a> {
     pub(super) namespace: &'a str,
     /// What could not be read.
     pub(super) problems: &'a mut Vec<Problem>,
+    /// Where it leaves gaps.
+    pub(super) omitted: &'a mut Omitted,
 }
 
 impl Rules<'_> {
     /// `egress`. A rule that cannot be read is left out: it matches nothing.
     pub(super) fn read(&mut self, list: &Field<'_, '_>) -> Result<Vec<Rule>, Problem> {
         let mut rules = Vec::new();
-        for item in list.items()? {
+        for (index, item) in list.items()?.enumerate() {
             let rule = self.rule(&item);
-            rules.extend(self.keep(rule, "this rule matches nothing"));
+            match self.keep(rule, "this rule matches nothing") {
+                Some((rule, gaps)) => {
+                    if !(gaps.0.is_empty() && gaps.1.is_empty()) {
+                        self.omitted.entries.insert(rules.len(), gaps);
+                    }
+                    rules.push(rule);
+                }
+                None => self.omitted.rules.push(index),
+            }
         }
         Ok(rules)
     }
 
-    fn rule(&mut self, field: &Field<'_, '_>) -> Result<Rule, Problem> {
+    fn rule(&mut self, field: &Field<'_, '_>) -> Result<(Rule, (Gaps, Gaps)), Problem> {
         field.only(&["to", "ports"])?;
-        let to = self.entries(field, "to", "this peer matches nothing", Self::peer)?;
-        let ports = self.entries(field, "ports", "this entry is ignored", |_, field| {
-            port(field)
-        })?;
-        Ok(Rule {
+        let (to, peers) = self.entries(field, "to", "this peer matches nothing", Self::peer)?;
+        let (ports, entries) =
+            self.entries(field, "ports", "this entry is ignored", |_, field| {
+                port(field)
+            })?;
+        let rule = Rule {
             to: to.map_or(Peers::Any, Peers::Only),
             ports: ports.map_or(Ports::Any, Ports::Only),
-        })
+        };
+        Ok((rule, (peers, entries)))
     }
 
-    /// The readable entries of a list. `None` when it is absent or empty, which are the same
+    /// The readable entries of a list, and the gaps in it. `None` when it is absent or empty, which are the same
     /// and match everything (S13, S81); a list of which nothing could be read is an empty
     /// `Some`, which matches nothing (S92, S93).
     fn entries<T>(
@@ -51,17 +63,21 @@ impl Rules<'_> {
         list: &str,
         otherwise: &str,
         read: impl Fn(&mut Self, &Field<'_, '_>) -> Result<T, Problem>,
-    ) -> Result<Option<Vec<T>>, Problem> {
+    ) -> Result<(Option<Vec<T>>, Gaps), Problem> {
+        let mut gaps = Gaps::default();
         let Some(list) = rule.get(list)? else {
-            return Ok(None);
+            return Ok((None, gaps));
         };
         let mut found = None;
-        for item in list.items()? {
+        for (index, item) in list.items()?.enumerate() {
             let entries = found.get_or_insert_with(Vec::new);
             let entry = read(self, &item);
-            entries.extend(self.keep(entry, otherwise));
+            match self.keep(entry, otherwise) {
+                Some(entry) => entries.push(entry),
+                None => gaps.push(index),
+            }
         }
-        Ok(found)
+        Ok((found, gaps))
     }
 
     fn keep<T>(&mut self, part: Result<T, Problem>, otherwise: &str) -> Option<T> {

@@ -6,7 +6,7 @@ use egress_core::check::Checker;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::Answer;
-use crate::evaluate::evaluate;
+use crate::evaluate::{Target, evaluate};
 
 /// A line in. Other fields are left alone: whoever asks may mark its questions.
 #[derive(Debug, Deserialize)]
@@ -19,7 +19,7 @@ struct Question {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Reply {
-    Answer(Answer),
+    Answer(Box<Answer>),
     Error { error: String },
 }
 
@@ -54,7 +54,7 @@ pub(super) fn run(
 
 fn reply(line: &[u8], checker: &mut Checker<'_>) -> Reply {
     match answer(line, checker) {
-        Ok(answer) => Reply::Answer(answer),
+        Ok(answer) => Reply::Answer(Box::new(answer)),
         Err(error) => Reply::Error {
             error: format!("{error:#}"),
         },
@@ -63,7 +63,11 @@ fn reply(line: &[u8], checker: &mut Checker<'_>) -> Reply {
 
 fn answer(line: &[u8], checker: &mut Checker<'_>) -> anyhow::Result<Answer> {
     let Question { from, to } = serde_json::from_slice(line)?;
-    Ok(evaluate(checker, &from.parse()?, &to.parse()?)?)
+    Ok(evaluate(
+        checker,
+        &from.parse()?,
+        &Target::of(&to.parse()?)?,
+    )?)
 }
 
 #[cfg(test)]
