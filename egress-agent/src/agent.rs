@@ -1,7 +1,8 @@
 //! The running agent: the one task that owns the store, the hooks and the tables.
 //!
-//! It wakes for a change of the manifests, for a change of namespaces or interfaces, and for
+//! It wakes for a change of the objects, for a change of namespaces or interfaces, and for
 //! questions; each time it makes the kernel say what the objects say, and publishes how that went.
+//! Until all objects were seen once it leaves the kernel as it finds it.
 
 mod events;
 mod explain;
@@ -32,8 +33,8 @@ use crate::metrics::{Counters, Observations, WorkloadLabels};
 use crate::pods::{Changes, Discovery, Found, HostInterface, Place, PodId, Records};
 use crate::serve::socket::Socket;
 use crate::serve::{Request, View, http};
-use crate::source::{self, ManifestSource, SourceProblem};
-use crate::status::{Source, Status};
+use crate::source::{self, Change, Origin, Source, SourceProblem};
+use crate::status::{self, Status};
 
 /// The folder of records, in the state folder.
 const RECORDS: &str = "pods";
@@ -51,7 +52,7 @@ pub struct Settings {
     /// Node name, own-node and spoofing choices.
     pub options: Options,
     /// Where the objects are.
-    pub manifests: PathBuf,
+    pub origin: Origin,
     /// Where pins go.
     pub pin_root: PathBuf,
     /// The unix socket.
@@ -80,10 +81,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         .await
         .with_context(|| format!("listening on {} (--http-addr)", settings.http_addr))?;
     let socket = Socket::bind(&settings.socket)?;
+    let access = settings.origin.resolve().await?;
     let datapath = Datapath::open(&settings.pin_root, &settings.sizes)?;
     let state_dir = source::state_folder(&settings.state_dir, &settings.pin_root);
-    let (manifests, first) = ManifestSource::load(&settings.manifests, Some(&state_dir))
-        .with_context(|| format!("reading {} (--manifests)", settings.manifests.display()))?;
+    let (source, first) =
+        Source::open(access, &state_dir).context("reading the objects (--manifests)")?;
     let records = Records::load(&state_dir.join(RECORDS))
         .with_context(|| format!("reading records in {} (--state-dir)", state_dir.display()))?;
     let changes = Changes::new(Some(&settings.cni_cache_dir))
@@ -114,6 +116,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         hooks: BTreeMap::new(),
         sources: Vec::new(),
         source_problems: Vec::new(),
+        unseen: Vec::new(),
+        started: false,
         failures: Vec::new(),
         refused: Vec::new(),
         discovery,
@@ -125,10 +129,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         retry: false,
     };
     let reader = agent.datapath.take_events();
-    agent.take(first);
-    // Even of nothing: what an earlier agent left must go.
-    agent.reconcile(Instant::now());
-    agent.prepare();
+    agent.hear(first);
 
     let http = axum::serve(listener, http::router(view.clone()));
     tokio::select! {
@@ -139,7 +140,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         result = http.into_future() => result.context("serving HTTP"),
         result = socket.serve(view) => result.context("serving the socket"),
         never = events::forward(reader, attribution_view, drops) => match never {},
-        () = agent.work(manifests, changes, questions) => Ok(()),
+        () = agent.work(source, changes, questions) => Ok(()),
     }
 }
 
@@ -164,8 +165,12 @@ struct Agent {
     found: BTreeMap<PodId, Found>,
     /// Interfaces that carry our programs, and whose they are.
     hooks: BTreeMap<u32, Hook>,
-    sources: Vec<Source>,
+    sources: Vec<status::Source>,
     source_problems: Vec<SourceProblem>,
+    /// What was never seen whole.
+    unseen: Vec<String>,
+    /// Everything was seen once, and the kernel made to say it.
+    started: bool,
     /// What the kernel refused at the last attempt.
     failures: Vec<Failure>,
     refused: Vec<Refusal>,
@@ -199,7 +204,7 @@ struct Failure {
 impl Agent {
     async fn work(
         &mut self,
-        mut manifests: ManifestSource,
+        mut source: Source,
         mut changes: Changes,
         mut questions: mpsc::Receiver<Request>,
     ) {
@@ -211,15 +216,8 @@ impl Agent {
                 .then(|| due.unwrap_or_else(|| tokio::time::Instant::now() + RETRY));
             changes.search(self.searches());
             tokio::select! {
-                change = manifests.next() => {
-                    let seen = Instant::now();
-                    if self.take(change) {
-                        self.reconcile(seen);
-                    } else {
-                        self.publish();
-                    }
-                }
-                () = changes.changed() => self.look(),
+                change = source.next() => self.hear(change),
+                () = changes.changed(), if self.started => self.look(),
                 Some(question) = questions.recv() => self.answer(question),
                 () = at(due) => {
                     due = None;
@@ -230,17 +228,59 @@ impl Agent {
         }
     }
 
-    /// Takes a change of the manifests into the store. Says whether any object is another now.
-    fn take(&mut self, change: source::Change) -> bool {
+    /// Takes a change in and does what follows from it.
+    fn hear(&mut self, change: Change) {
+        let seen = Instant::now();
+        let changed = self.take(change);
+        if !self.unseen.is_empty() {
+            // What is pinned stays as it is: what is missing may only not have come yet.
+            self.publish();
+        } else if !self.started {
+            self.started = true;
+            // Even of nothing: what an earlier agent left must go.
+            self.reconcile(seen);
+            self.prepare();
+        } else if changed {
+            self.reconcile(seen);
+        } else {
+            self.publish();
+        }
+    }
+
+    /// Takes a change into the store. Says whether any object is another now.
+    fn take(&mut self, change: Change) -> bool {
+        let Change {
+            events,
+            sources,
+            problems,
+            unseen,
+        } = change;
         let mut changed = false;
-        for event in change.events {
+        for event in events {
             changed |= self.store.apply(event) == Changed::Yes;
         }
-        self.sources = change.sources;
-        self.source_problems = change.problems;
-        self.observations
-            .event_seen("manifests", jiff::Timestamp::now());
+        self.sources = sources;
+        self.source_problems = problems;
+        self.unseen = unseen;
+        self.note_events();
         changed
+    }
+
+    /// When what was last heard of.
+    fn note_events(&self) {
+        let watches = self.sources.iter().filter_map(|source| match source {
+            status::Source::Watch(watch) => Some(watch),
+            status::Source::File(_) => None,
+        });
+        for watch in watches {
+            if let Some(at) = watch.last_event {
+                self.observations.event_seen(&watch.resource, at);
+            }
+        }
+        if matches!(self.settings.origin, Origin::Manifests(_)) {
+            self.observations
+                .event_seen("manifests", jiff::Timestamp::now());
+        }
     }
 
     fn answer(&mut self, question: Request) {

@@ -10,6 +10,7 @@ mod drops;
 mod explain;
 mod listen;
 mod run;
+mod sizes;
 mod status;
 
 use std::io::{self, Write as _};

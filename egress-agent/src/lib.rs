@@ -13,7 +13,7 @@
 //! * [`metrics`]: the Prometheus text.
 //! * [`pods`]: where a local pod's traffic can be hooked.
 //! * [`serve`]: HTTP on the node address and on the unix socket, and the client of the latter.
-//! * [`source`]: objects from files.
+//! * [`source`]: objects from files or from the API server.
 //! * [`status`]: what the agent enforces.
 //! * [`terminal`]: text for people.
 //! * [`traffic`]: protocols and families by name.

@@ -6,6 +6,7 @@ mod text;
 
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use text::render;
@@ -68,19 +69,22 @@ pub enum ProblemKind {
     Object,
     /// A file cannot be read or parsed; what it had said stays.
     File,
+    /// A kind cannot be watched; what is known of it stays.
+    Watch,
     /// The kernel does not say what it should: attach failure, full map, refused plan.
     Enforcement,
 }
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Object, Self::File, Self::Enforcement];
+    pub const ALL: [Self; 4] = [Self::Object, Self::File, Self::Watch, Self::Enforcement];
 
     /// The name in JSON and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Object => "object",
             Self::File => "file",
+            Self::Watch => "watch",
             Self::Enforcement => "enforcement",
         }
     }
@@ -92,7 +96,7 @@ impl ProblemKind {
 pub struct Problem {
     /// Which part failed.
     pub kind: ProblemKind,
-    /// `KIND NS/NAME`; empty when it is about a file or the node as a whole.
+    /// `KIND NS/NAME`; empty when it is about a file, a kind or the node as a whole.
     pub object: String,
     /// The field, as a path: `spec.egress[0].to[1].ipBlock.cidr`.
     pub field: Option<String>,
@@ -104,10 +108,36 @@ pub struct Problem {
     pub message: String,
 }
 
+/// Where objects come from. The two have no field in common but `error`, which says why the
+/// source is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Source {
+    /// A manifest file.
+    File(FileSource),
+    /// A kind that the API server is asked for.
+    Watch(WatchSource),
+}
+
+/// A kind that the API server is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WatchSource {
+    /// What the API calls the kind: `networkpolicies`.
+    pub resource: String,
+    /// All objects of the kind were seen once. That stays so whatever happens later.
+    pub synced: bool,
+    /// When the API server last said something of the kind: an event, a bookmark (one a minute
+    /// when nothing happens), the end of a list.
+    pub last_event: Option<Timestamp>,
+    /// Why nothing is heard now.
+    pub error: Option<String>,
+}
+
 /// A manifest file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Source {
+pub struct FileSource {
     /// The file's path.
     pub path: String,
     /// SHA-256 of the text whose objects count, in hex.
@@ -321,6 +351,34 @@ mod tests {
         assert_eq!(pod["state"], "not-isolated");
         assert_eq!(json["policies"][0]["state"], "partly-unreadable");
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), status);
+    }
+
+    #[test]
+    fn a_source_is_a_file_or_a_kind_by_its_fields() {
+        let watch = Source::Watch(WatchSource {
+            resource: "pods".to_owned(),
+            synced: true,
+            last_event: Some(Timestamp::UNIX_EPOCH),
+            error: None,
+        });
+        let json = serde_json::to_value(&watch).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"resource": "pods", "synced": true, "lastEvent": "1970-01-01T00:00:00Z", "error": null})
+        );
+        assert_eq!(serde_json::from_value::<Source>(json).unwrap(), watch);
+        let file = Source::File(FileSource {
+            path: "/m/a.yaml".to_owned(),
+            sha256: None,
+            state: SourceState::Unreadable,
+            error: Some("is broken".to_owned()),
+        });
+        let json = serde_json::to_value(&file).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"path": "/m/a.yaml", "sha256": null, "state": "unreadable", "error": "is broken"})
+        );
+        assert_eq!(serde_json::from_value::<Source>(json).unwrap(), file);
     }
 
     #[test]

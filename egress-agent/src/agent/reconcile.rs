@@ -34,8 +34,13 @@ impl Agent {
         }
     }
 
-    /// Looks for the pods' interfaces and programs the kernel.
+    /// Looks for the pods' interfaces and programs the kernel. Not before all objects were seen
+    /// once: what is missing may only not have come yet, so what is pinned stays as it is.
     pub(super) fn reconcile(&mut self, seen: Instant) {
+        if !self.started {
+            self.publish();
+            return;
+        }
         let wanted = self.wanted();
         let before = std::mem::take(&mut self.found);
         self.found = self.scan(&wanted, &before);

@@ -71,11 +71,8 @@ impl Agent {
             .filter(|pod| pod.node == self.settings.options.node)
             .map(|pod| self.pod(pod))
             .collect();
-        let mut waiting_for: Vec<String> = self
-            .failures
-            .iter()
-            .map(|failure| failure.message.clone())
-            .collect();
+        let mut waiting_for = self.unseen.clone();
+        waiting_for.extend(self.failures.iter().map(|failure| failure.message.clone()));
         waiting_for.extend(self.refused.iter().map(ToString::to_string));
         waiting_for.extend(
             pods.iter()

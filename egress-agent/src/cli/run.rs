@@ -3,22 +3,23 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::builder::FalseyValueParser;
 use egress_core::compile::Options;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::listen::Listen;
+use super::sizes::SizesArgs;
 use super::{PlacesArgs, SocketArgs};
 use crate::agent::{self, Settings};
 use crate::cni::install::Installation;
 use crate::cni::install::conflist::Entry;
 use crate::cni::install::keeper::Keeper;
 use crate::cni::spec::WhenAgentDown;
-use crate::datapath::Sizes;
 use crate::logging::{self, Format};
 use crate::metrics::WorkloadLabels;
 use crate::pods::CACHE_DIR;
+use crate::source::Origin;
 
 /// One thread for the agent task, which blocks while it writes tables, one for records and one
 /// for scrapes; the machine's other processors are the pods'.
@@ -32,8 +33,15 @@ pub(super) struct Args {
     node_name: String,
 
     /// Folder with the objects: every *.yaml, *.yml and *.json below it; changes are followed.
+    /// Without it objects come from the API server.
     #[arg(long, value_name = "DIR", env = "EGRESS_MANIFESTS")]
     manifests: Option<PathBuf>,
+
+    /// How to reach the API server. Default: the files that KUBECONFIG names, and without that
+    /// the service account of the pod this runs in.
+    // Not `env`: KUBECONFIG may name several files, and must not be in the way of --manifests.
+    #[arg(long, value_name = "FILE", conflicts_with = "manifests")]
+    kubeconfig: Option<PathBuf>,
 
     /// Address of /metrics, /healthz and /readyz; without a port, that of --http-port.
     #[arg(
@@ -138,32 +146,38 @@ pub(super) struct Args {
         default_value = "info"
     )]
     log_level: String,
+
+    // Last: its heading holds for all that follow.
+    #[command(flatten)]
+    sizes: SizesArgs,
 }
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let installation = self.installation();
-        let Some(manifests) = self.manifests else {
-            bail!(
-                "reading objects from the API server is not in this version: give --manifests DIR"
-            );
-        };
         logging::init(self.log_format, &self.log_level)?;
+        let annotations = self.manifests.is_some();
         let settings = Settings {
             options: Options {
                 node: self.node_name,
                 allow_own_node: self.allow_own_node,
                 no_spoof_check: self.no_spoof_check,
             },
-            manifests,
+            origin: match self.manifests {
+                Some(folder) => Origin::Manifests(folder),
+                None => Origin::Cluster {
+                    kubeconfig: self.kubeconfig,
+                },
+            },
             pin_root: self.places.pin_root,
             socket: self.socket.socket,
             http_addr: self.http_addr.or_port(self.http_port),
             state_dir: self.places.state_dir,
-            annotations: true,
+            // In a cluster a pod's author writes its annotations, and is not to be believed.
+            annotations,
             cni_cache_dir: self.cni_cache_dir,
             events_per_second: self.events_per_second,
-            sizes: Sizes::default(),
+            sizes: self.sizes.into(),
             labels: WorkloadLabels {
                 pod: self.metrics_pod_label,
                 limit: self.metrics_workload_limit,
@@ -241,13 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn without_manifests_it_says_that_there_is_no_other_source() {
-        let error = parse(&[]).run().unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("API server is not in this version"),
-            "{error}"
+    fn manifests_and_a_kubeconfig_do_not_go_together() {
+        let parsed = Cli::try_parse_from([
+            "egress-agent",
+            "run",
+            "--node-name=n",
+            "--manifests=/m",
+            "--kubeconfig=/k",
+        ]);
+        assert!(parsed.is_err());
+        assert_eq!(
+            parse(&["--kubeconfig", "/k"]).kubeconfig,
+            Some(PathBuf::from("/k"))
         );
     }
 

@@ -64,7 +64,7 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
         }
         loader.map_pin_path(map, path);
     }
-    for (map, entries) in sizes.maps {
+    for (map, entries) in &sizes.maps {
         loader.map_max_entries(map, *entries);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|e| failed(e.into()))?;
@@ -72,6 +72,9 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
         if taken_over.contains(&map) {
             check_layout(pins, map, key, value)?;
         }
+    }
+    for (map, asked) in &sizes.maps {
+        note_other_size(pins, map, *asked)?;
     }
     #[cfg(feature = "datapath-log")]
     follow_log(&mut ebpf);
@@ -156,6 +159,21 @@ pub(super) fn missing_capabilities() -> String {
     } else {
         missing.join(", ")
     }
+}
+
+/// A table that was there keeps its size, whatever was asked for.
+fn note_other_size(pins: &PinRoot, map: &'static str, asked: u32) -> Result<(), SetupError> {
+    let info =
+        MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
+    if info.max_entries() != asked {
+        tracing::warn!(
+            map,
+            asked,
+            is = info.max_entries(),
+            "a pinned table keeps the size it was made with; `cleanup` removes it"
+        );
+    }
+    Ok(())
 }
 
 /// aya opens a pin as whatever the object says it is; the kernel knows better.

@@ -42,14 +42,14 @@ mod tables;
 const SPARES: usize = 8;
 
 /// Capacities the operator can set; the others are the object's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sizes {
     /// Prefixes of one ruleset and family.
     pub trie: u32,
     /// Inbound flows of one endpoint. 104 bytes each, taken when the endpoint is made.
     pub inbound: u32,
     /// Entries of maps by name, instead of the object's.
-    pub maps: &'static [(&'static str, u32)],
+    pub maps: Vec<(&'static str, u32)>,
 }
 
 impl Default for Sizes {
@@ -58,7 +58,7 @@ impl Default for Sizes {
             // A trie takes memory by entry, not by capacity: twice the largest policy foreseen.
             trie: 2 * 1024 * 1024,
             inbound: 4096,
-            maps: &[],
+            maps: Vec::new(),
         }
     }
 }

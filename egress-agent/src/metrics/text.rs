@@ -65,7 +65,7 @@ fn of_status(registry: &Registry, status: &Status) -> Result<(), Error> {
     for kind in ProblemKind::ALL {
         let count = signed(status.problems.iter().filter(|p| p.kind == kind).count());
         match kind {
-            ProblemKind::Object | ProblemKind::File => {
+            ProblemKind::Object | ProblemKind::File | ProblemKind::Watch => {
                 problems
                     .get_metric_with_label_values(&[kind.name()])?
                     .set(count);

@@ -1,15 +1,18 @@
-//! Giving memory back after a large text.
+//! Giving memory back after a large text or list.
 
 /// A text from which on it is worth the while: its values took some forty times as much.
 const LARGE: usize = 4 << 20;
 
-/// Returns what is free to the kernel when a text of this many bytes was just parsed. The C
-/// library keeps it otherwise, and the agent's size would be that of its largest manifest's
-/// values for good.
-pub(super) fn give_back(bytes: usize) {
-    if bytes < LARGE {
-        return;
+/// [`give_back`], when a text of this many bytes was just parsed.
+pub(super) fn give_back_after(bytes: usize) {
+    if bytes >= LARGE {
+        give_back();
     }
+}
+
+/// Returns what is free to the kernel. The C library keeps it otherwise, and the agent's size
+/// would be that of the largest list or manifest it ever saw for good.
+pub(super) fn give_back() {
     #[cfg(target_env = "gnu")]
     {
         #[expect(unsafe_code, reason = "there is no safe wrapper of malloc_trim")]

@@ -1,64 +1,157 @@
-//! Objects from files: `run --manifests DIR` and `check --manifests DIR`.
-//!
-//! ```text
-//! watch ─heard→ follow ─Listing→ manifests ─Change→ the agent's store
-//!                 walk ┘   lease ┘ text ┘ state
-//! ```
-//!
-//! * A file counts when it is closed after writing or renamed into place; it is never read
-//!   while somebody writes it (`lease`).
-//! * A file that does not parse keeps the objects it had, over a restart too (`state`).
-//!   Where nothing is known of it, what looks like a policy closes (`salvage`).
-//! * One rename is one change, seen whole: names that move while the files are looked at
-//!   make the look begin anew (`follow`).
+//! Where objects come from: files, or the API server. Both say it in the same [`Change`]s.
 
-mod follow;
-mod json;
-mod lease;
-mod lines;
-mod manifests;
+pub mod cluster;
+pub mod files;
 mod memory;
-mod salvage;
-mod scalar;
-mod state;
-#[cfg(test)]
-mod tests;
-mod text;
-mod walk;
-mod watch;
-mod yaml;
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use egress_core::object::Problem;
 use egress_core::store::Event;
-use tokio::sync::mpsc;
 
-use self::follow::Follower;
-use self::state::State;
+pub use cluster::{ClusterSource, ConnectError};
+pub use files::{LoadError, ManifestSource, load_once, state_folder};
+
 use crate::status;
+
+/// Which objects are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Those in the files below a folder.
+    Manifests(PathBuf),
+    /// Those of the cluster that the configuration names, or that this pod runs in.
+    Cluster {
+        /// `--kubeconfig`.
+        kubeconfig: Option<PathBuf>,
+    },
+}
+
+impl Origin {
+    /// Finds out whom to ask; asks nothing yet. Must be called within a Tokio runtime.
+    pub async fn resolve(&self) -> Result<Access, ConnectError> {
+        match self {
+            Self::Manifests(folder) => Ok(Access::Manifests(folder.clone())),
+            Self::Cluster { kubeconfig } => {
+                let client = cluster::connect(kubeconfig.as_deref()).await?;
+                Ok(Access::Cluster(client))
+            }
+        }
+    }
+}
+
+/// How to get at the objects.
+pub enum Access {
+    /// In the files below a folder.
+    Manifests(PathBuf),
+    /// Through a client of the API server.
+    Cluster(kube::Client),
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Manifests(folder) => f.debug_tuple("Manifests").field(folder).finish(),
+            Self::Cluster(_) => f.debug_tuple("Cluster").finish_non_exhaustive(),
+        }
+    }
+}
+
+/// Objects, and every later change of them.
+#[derive(Debug)]
+pub enum Source {
+    /// Below a folder.
+    Manifests(ManifestSource),
+    /// In the API server.
+    Cluster(ClusterSource),
+}
+
+impl Source {
+    /// Begins to follow, and says what is known at once: of files everything, of the API
+    /// server nothing yet. In `state_dir` the last good text of each file is kept. Blocks
+    /// while files are read; must be called within a Tokio runtime.
+    pub fn open(access: Access, state_dir: &Path) -> Result<(Self, Change), LoadError> {
+        match access {
+            Access::Manifests(folder) => {
+                let (source, first) = ManifestSource::load(&folder, Some(state_dir))?;
+                Ok((Self::Manifests(source), first))
+            }
+            Access::Cluster(client) => {
+                let (source, first) = ClusterSource::start(client);
+                Ok((Self::Cluster(source), first))
+            }
+        }
+    }
+
+    /// The next change. Cancel safe: a change is handed out or stays.
+    pub async fn next(&mut self) -> Change {
+        match self {
+            Self::Manifests(source) => source.next().await,
+            Self::Cluster(source) => source.next().await,
+        }
+    }
+
+    /// How to ask the API server for more, where objects come from there.
+    pub fn client(&self) -> Option<&kube::Client> {
+        match self {
+            Self::Manifests(_) => None,
+            Self::Cluster(source) => Some(source.client()),
+        }
+    }
+}
 
 /// Everything that is new since the last change, taken together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
     /// What became of objects, at most one event for each, by key.
     pub events: Vec<Event>,
-    /// Every file, as it stands now.
+    /// Every file, or every kind, as it stands now.
     pub sources: Vec<status::Source>,
-    /// Everything that is wrong now.
+    /// Everything that is wrong now, sorted.
     pub problems: Vec<SourceProblem>,
+    /// What was never seen whole, for people. Until this is empty there are no events, and
+    /// nothing follows from what is missing: what is pinned stays as it is.
+    pub unseen: Vec<String>,
 }
 
-/// Something in a file, or a file, that could not be read.
+impl Change {
+    /// All but the events.
+    fn standing(&self) -> Self {
+        Self {
+            events: Vec::new(),
+            sources: self.sources.clone(),
+            problems: self.problems.clone(),
+            unseen: self.unseen.clone(),
+        }
+    }
+
+    /// Says once what was not wrong before.
+    fn log_since(&self, before: &Self) {
+        for problem in self
+            .problems
+            .iter()
+            .filter(|problem| before.problems.binary_search(problem).is_err())
+        {
+            let SourceProblem {
+                place,
+                line,
+                object,
+                field,
+                message,
+            } = problem;
+            tracing::warn!(source = %place, line, object, field, "{message}");
+        }
+    }
+}
+
+/// Something that could not be read: of an object, or a whole file or kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SourceProblem {
-    /// The file, or a folder.
-    pub path: PathBuf,
+    /// Where.
+    pub place: Place,
     /// The line, from 1.
     pub line: Option<usize>,
-    /// `KIND NS/NAME`; empty when it is about the file.
+    /// `KIND NS/NAME`; empty when it is about the whole file or kind.
     pub object: String,
     /// The field, as a path; empty when it is about the whole.
     pub field: String,
@@ -66,148 +159,33 @@ pub struct SourceProblem {
     pub message: String,
 }
 
-/// Why manifests cannot be followed at all.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The folder is not there, or is none.
-    #[error("the folder {} cannot be read", path.display())]
-    Folder {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// No thread, or no event loop on it.
-    #[error("changes cannot be followed")]
-    Thread(#[source] io::Error),
+/// Where an object was read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// In a file; or it is about a folder.
+    File(PathBuf),
+    /// In the API server, by what the API calls the kind: `networkpolicies`.
+    Resource(&'static str),
 }
 
-/// The objects in the files below a folder, and every later change of them.
-#[derive(Debug)]
-pub struct ManifestSource {
-    folder: PathBuf,
-    changes: mpsc::Receiver<Change>,
-    /// Sources and problems as last handed out.
-    last: Change,
-    stopped: bool,
-}
-
-impl ManifestSource {
-    /// Reads everything below `folder` and begins to follow it. Blocks; needs no runtime.
-    ///
-    /// In `state_dir` the last good text of each file is kept, for the next start.
-    pub fn load(folder: &Path, state_dir: Option<&Path>) -> Result<(Self, Change), LoadError> {
-        let failed = |source| LoadError::Folder {
-            path: folder.to_owned(),
-            source,
-        };
-        // The path names kept texts: it must be the same whatever the working directory.
-        let root = std::path::absolute(folder).map_err(failed)?;
-        let (follower, first) =
-            Follower::start(&root, state_dir.map(State::new)).map_err(failed)?;
-        log(&Change::default(), &first);
-        // A thread of its own: a large file takes seconds to parse, and packets wait for no one.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(LoadError::Thread)?;
-        // One change may wait; what comes meanwhile becomes one more.
-        let (sender, changes) = mpsc::channel(1);
-        let follow = move || {
-            if let Err(error) = runtime.block_on(follower.run(sender)) {
-                tracing::error!(%error, "manifests are no longer followed");
-            }
-        };
-        std::thread::Builder::new()
-            .name("manifests".to_owned())
-            .spawn(follow)
-            .map_err(LoadError::Thread)?;
-        let last = Change {
-            events: Vec::new(),
-            ..first.clone()
-        };
-        Ok((
-            Self {
-                folder: root,
-                changes,
-                last,
-                stopped: false,
-            },
-            first,
-        ))
-    }
-
-    /// The next change. Cancel safe: a change is handed out or stays.
-    pub async fn next(&mut self) -> Change {
-        if let Some(change) = self.changes.recv().await {
-            log(&self.last, &change);
-            self.last = Change {
-                events: Vec::new(),
-                sources: change.sources.clone(),
-                problems: change.problems.clone(),
-            };
-            return change;
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Resource(resource) => f.write_str(resource),
         }
-        if self.stopped {
-            return std::future::pending().await;
-        }
-        self.stopped = true;
-        let problem = Problem::new("", "changes are no longer followed; restart the agent");
-        self.last
-            .problems
-            .push(SourceProblem::new(&self.folder, None, "", &problem));
-        self.last.clone()
-    }
-}
-
-/// Reads everything below a folder, once. Blocks.
-pub fn load_once(folder: &Path) -> Result<Change, LoadError> {
-    follow::once(folder).map_err(|source| LoadError::Folder {
-        path: folder.to_owned(),
-        source,
-    })
-}
-
-/// Where the agent of a pin root keeps the last good texts, below `state_dir`.
-pub fn state_folder(state_dir: &Path, pin_root: &Path) -> PathBuf {
-    let mut name = String::new();
-    for byte in pin_root.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' => name.push(char::from(*byte)),
-            b'/' => name.push('-'),
-            other => {
-                name.push('%');
-                name.push_str(&state::hex(&[*other]));
-            }
-        }
-    }
-    state_dir.join(name)
-}
-
-/// Says once what was not wrong before.
-fn log(before: &Change, now: &Change) {
-    for problem in now
-        .problems
-        .iter()
-        .filter(|problem| before.problems.binary_search(problem).is_err())
-    {
-        let SourceProblem {
-            path,
-            line,
-            object,
-            field,
-            message,
-        } = problem;
-        tracing::warn!(file = %path.display(), line, object, field, "{message}");
     }
 }
 
 impl SourceProblem {
-    fn new(path: &Path, line: Option<usize>, object: &str, problem: &Problem) -> Self {
+    fn in_file(path: &Path, line: Option<usize>, object: &str, problem: &Problem) -> Self {
+        Self::new(Place::File(path.to_owned()), line, object, problem)
+    }
+
+    fn new(place: Place, line: Option<usize>, object: &str, problem: &Problem) -> Self {
         let Problem { field, message } = problem.clone();
         Self {
-            path: path.to_owned(),
+            place,
             line,
             object: object.to_owned(),
             field,
@@ -219,13 +197,13 @@ impl SourceProblem {
 impl fmt::Display for SourceProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            path,
+            place,
             line,
             object,
             field,
             message,
         } = self;
-        write!(f, "{}", path.display())?;
+        write!(f, "{place}")?;
         if let Some(line) = line {
             write!(f, ":{line}")?;
         }
@@ -241,24 +219,36 @@ impl fmt::Display for SourceProblem {
 impl From<&SourceProblem> for status::Problem {
     fn from(problem: &SourceProblem) -> Self {
         let SourceProblem {
-            path,
+            place,
             line,
             object,
             field,
             message,
         } = problem;
-        let kind = if object.is_empty() {
-            status::ProblemKind::File
-        } else {
-            status::ProblemKind::Object
+        let (whole, file, message) = match place {
+            Place::File(path) => (
+                status::ProblemKind::File,
+                Some(path.display().to_string()),
+                message.clone(),
+            ),
+            Place::Resource(resource) if object.is_empty() => (
+                status::ProblemKind::Watch,
+                None,
+                format!("{resource}: {message}"),
+            ),
+            Place::Resource(_) => (status::ProblemKind::Watch, None, message.clone()),
         };
         Self {
-            kind,
+            kind: if object.is_empty() {
+                whole
+            } else {
+                status::ProblemKind::Object
+            },
             object: object.clone(),
             field: Some(field.clone()).filter(|field| !field.is_empty()),
-            file: Some(path.display().to_string()),
+            file,
             line: line.and_then(|line| u32::try_from(line).ok()),
-            message: message.clone(),
+            message,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The status for people: problems first, at most [`WIDTH`] columns.
 
-use super::{MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status};
+use super::{MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status, WatchSource};
 use crate::terminal::{Colour, Tone, dash, line, section, table, wrapped};
 
 /// The whole status.
@@ -76,6 +76,11 @@ fn of_problem(out: &mut String, problem: &Problem) {
     .into_iter()
     .filter(|part| !part.is_empty())
     .collect();
+    if what.is_empty() {
+        // Of a kind that is not heard of: the message names it.
+        wrapped(out, "  ", message);
+        return;
+    }
     wrapped(out, "  ", &what.join("  "));
     wrapped(out, "    ", message);
 }
@@ -117,7 +122,46 @@ fn of_policies(out: &mut String, policies: &[Policy]) {
 }
 
 fn of_sources(out: &mut String, sources: &[Source]) {
-    let rows = sources.iter().map(|source| {
+    // An agent has files or watches, never both.
+    let watches: Vec<&WatchSource> = sources
+        .iter()
+        .filter_map(|source| match source {
+            Source::Watch(watch) => Some(watch),
+            Source::File(_) => None,
+        })
+        .collect();
+    if watches.is_empty() {
+        of_files(out, sources);
+    } else {
+        of_watches(out, &watches);
+    }
+}
+
+fn of_watches(out: &mut String, watches: &[&WatchSource]) {
+    let rows = watches.iter().map(|watch| {
+        let WatchSource {
+            resource,
+            synced,
+            last_event,
+            error,
+        } = watch;
+        let row = [
+            if *synced { "yes" } else { "no" }.to_owned(),
+            // Whole seconds, for people.
+            dash(last_event.map(|at| format!("{at:.0}")).unwrap_or_default()),
+            resource.clone(),
+        ];
+        (row, error.clone().into_iter().collect())
+    });
+    table(out, ["SYNCED", "LAST EVENT", "RESOURCE"], rows);
+}
+
+fn of_files(out: &mut String, sources: &[Source]) {
+    let files = sources.iter().filter_map(|source| match source {
+        Source::File(file) => Some(file),
+        Source::Watch(_) => None,
+    });
+    let rows = files.map(|source| {
         let state = match source.state {
             SourceState::Read => "read",
             SourceState::Kept => "kept",
@@ -186,9 +230,18 @@ mod tests {
         reason = "a test may panic"
     )]
 
-    use super::super::{PodState, PolicyState, ProblemKind};
+    use super::super::{FileSource, PodState, PolicyState, ProblemKind};
     use super::*;
     use crate::terminal::{WIDTH, columns};
+
+    fn file(path: &str) -> Source {
+        Source::File(FileSource {
+            path: path.to_owned(),
+            sha256: Some("0123456789abcdef".repeat(4)),
+            state: SourceState::Read,
+            error: None,
+        })
+    }
 
     fn status() -> Status {
         let mut status = Status::starting("node-1");
@@ -217,12 +270,7 @@ mod tests {
             state: PolicyState::PartlyUnreadable,
             errors: vec!["spec.egress[0].to[1].ipBlock.cidr: not a network".to_owned()],
         });
-        status.sources.push(Source {
-            path: "/etc/policies/db.yaml".to_owned(),
-            sha256: Some("0123456789abcdef".repeat(4)),
-            state: SourceState::Read,
-            error: None,
-        });
+        status.sources.push(file("/etc/policies/db.yaml"));
         status.maps.push(MapFill {
             name: "PEERS".to_owned(),
             entries: 5,
@@ -268,6 +316,36 @@ MAPS (1)
     }
 
     #[test]
+    fn kinds_of_a_cluster_say_when_they_were_last_heard_of_and_why_not() {
+        let mut status = status();
+        let watch = |resource: &str, synced, error: Option<&str>| {
+            Source::Watch(WatchSource {
+                resource: resource.to_owned(),
+                synced,
+                last_event: synced.then(|| "2026-11-21T09:00:00.123456Z".parse().unwrap()),
+                error: error.map(str::to_owned),
+            })
+        };
+        status.sources = vec![
+            watch("networkpolicies", true, None),
+            watch("pods", false, Some("forbidden")),
+        ];
+        let text = render(&status, Colour::None);
+        assert!(
+            text.contains(
+                "\
+SOURCES (2)
+  SYNCED  LAST EVENT            RESOURCE
+  yes     2026-11-21T09:00:00Z  networkpolicies
+  no      -                     pods
+    forbidden
+"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn no_line_is_longer_than_the_width_whatever_the_names() {
         let mut status = status();
         let long = "x".repeat(253);
@@ -277,7 +355,7 @@ MAPS (1)
         status.pods[0].isolated_by = vec![long.clone(); 3];
         status.policies[0].name.clone_from(&long);
         status.policies[0].kind.clone_from(&long);
-        status.sources[0].path = format!("/{long}");
+        status.sources[0] = file(&format!("/{long}"));
         let text = render(&status, Colour::None);
         for line in text.lines() {
             assert!(columns(line) <= WIDTH, "{} columns: {line}", columns(line));

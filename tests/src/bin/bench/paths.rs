@@ -64,7 +64,7 @@ pub(crate) fn measure_all(report: &mut Report) -> Result<()> {
 /// with.
 fn many_flows(report: &mut Report, nets: &[Vec<IpNet>; 2]) -> Result<()> {
     let sizes = Sizes {
-        maps: LARGE,
+        maps: LARGE.to_vec(),
         ..Sizes::default()
     };
     let mut bench = Bench {

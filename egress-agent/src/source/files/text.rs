@@ -71,9 +71,12 @@ pub(super) fn parts(path: &Path, bytes: &[u8]) -> Contents {
                 let line = part.lines_before + if marker { 2 } else { 1 };
                 let label = label_of(&object);
                 for problem in object.problems() {
-                    contents
-                        .problems
-                        .push(SourceProblem::new(path, Some(line), &label, problem));
+                    contents.problems.push(SourceProblem::in_file(
+                        path,
+                        Some(line),
+                        &label,
+                        problem,
+                    ));
                 }
                 contents.objects.push(Held {
                     object: Arc::new(object),
@@ -170,7 +173,7 @@ impl Contents {
         {
             let line = line.map(|line| lines_before + line);
             self.problems
-                .push(SourceProblem::new(path, line, object, problem));
+                .push(SourceProblem::in_file(path, line, object, problem));
         }
     }
 
@@ -184,7 +187,7 @@ impl Contents {
                 ),
             );
             self.problems
-                .push(SourceProblem::new(path, None, "", &problem));
+                .push(SourceProblem::in_file(path, None, "", &problem));
         }
         self
     }

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use egress_core::object::{Kind, Object};
 use egress_core::policy::{Egress, SubjectNamespace};
-use egress_core::store::Store;
+use egress_core::store::{Event, Store};
 use tempfile::TempDir;
 
 use super::*;
-use crate::status::SourceState;
+use crate::status::{self, FileSource, Source, SourceState};
 
 /// Long enough for a change to arrive on a busy machine; the usual is 15 ms.
 const SOON: Duration = Duration::from_secs(5);
@@ -151,12 +151,17 @@ impl World {
 
     fn state_of(&self, name: &str) -> SourceState {
         let path = self.path(name).display().to_string();
-        self.last
-            .sources
-            .iter()
+        self.files()
             .find(|source| source.path == path)
             .unwrap()
             .state
+    }
+
+    fn files(&self) -> impl Iterator<Item = &FileSource> {
+        self.last.sources.iter().map(|source| match source {
+            Source::File(file) => file,
+            Source::Watch(watch) => panic!("{watch:?} among files"),
+        })
     }
 
     fn problems(&self) -> Vec<String> {
@@ -239,9 +244,7 @@ fn all_kinds_of_files_are_read_and_lists_taken_apart() {
     assert_eq!(world.problems(), [""; 0]);
     assert!(
         world
-            .last
-            .sources
-            .iter()
+            .files()
             .all(|source| source.state == SourceState::Read && source.error.is_none())
     );
     let keys: Vec<_> = world.last.events.iter().map(key).collect();
@@ -260,7 +263,7 @@ fn key(event: &Event) -> egress_core::object::Key {
 #[test]
 fn the_sum_of_a_source_is_that_of_the_text_that_counts() {
     let world = World::with(&[("a.yaml", "")]).start();
-    let sum = world.last.sources.first().unwrap().sha256.clone();
+    let sum = world.files().next().unwrap().sha256.clone();
     assert_eq!(
         sum.unwrap(),
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -282,9 +285,7 @@ async fn files_come_change_and_go() {
     world
         .until(|world| {
             world
-                .last
-                .sources
-                .iter()
+                .files()
                 .any(|source| source.path.ends_with("other/folder/b.yaml"))
         })
         .await;
@@ -361,7 +362,7 @@ async fn a_file_being_written_at_a_restart_says_what_it_had_said() {
 #[tokio::test]
 async fn a_file_that_breaks_keeps_what_it_had_said_until_it_is_repaired() {
     let mut world = World::with(&[("a.yaml", &policy("n/p", 1))]).start();
-    let good = world.last.sources.clone();
+    let good = world.files().next().unwrap().sha256.clone();
     for broken in [
         BROKEN.as_bytes(),
         b"a: 1\na: 2\n",
@@ -374,8 +375,8 @@ async fn a_file_that_breaks_keeps_what_it_had_said_until_it_is_repaired() {
             .until(|world| world.state_of("a.yaml") == SourceState::Kept)
             .await;
         assert_eq!(world.names(), ["n/p"]);
-        let source = world.last.sources.first().unwrap();
-        assert_eq!(source.sha256, good.first().unwrap().sha256);
+        let source = world.files().next().unwrap();
+        assert_eq!(source.sha256, good);
         assert!(source.error.is_some());
         assert_eq!(world.problems().len(), 1, "{:?}", world.problems());
         world.put("a.yaml", policy("n/p", 1));
@@ -450,7 +451,7 @@ fn a_broken_file_of_which_nothing_is_known_closes_what_it_may_hold() {
         .last
         .problems
         .iter()
-        .map(|problem| &problem.path)
+        .map(|problem| &problem.place)
         .collect();
     assert_eq!(files.len(), 3, "{:?}", world.problems());
 }

@@ -17,8 +17,9 @@ use super::state::{State, hex};
 use super::text::{self, Contents, Held};
 use super::walk::{Found, Listing, Stamp};
 use super::yaml::Error;
-use super::{Change, SourceProblem, lease, memory};
-use crate::status::{Source, SourceState};
+use super::{Change, SourceProblem, lease};
+use crate::source::memory;
+use crate::status::{FileSource, Source, SourceState};
 
 /// Where nothing tells whether a writer is done, a text counts that did not change for this
 /// long; and a file that others are renamed around is gone when it was missing this long.
@@ -140,7 +141,7 @@ impl Manifests {
             "",
             format!("the folder cannot be read ({error}); what its files had said stays"),
         );
-        self.folders = vec![SourceProblem::new(folder, None, "", &problem)];
+        self.folders = vec![SourceProblem::in_file(folder, None, "", &problem)];
         self.again = true;
     }
 
@@ -170,7 +171,7 @@ impl Manifests {
                     "",
                     format!("cannot be read ({error}); what the files there had said stays"),
                 );
-                SourceProblem::new(path, None, "", &problem)
+                SourceProblem::in_file(path, None, "", &problem)
             })
             .collect();
         self.again |= !unreadable.is_empty();
@@ -236,6 +237,7 @@ impl Manifests {
             events,
             sources,
             problems,
+            unseen: Vec::new(),
         })
     }
 
@@ -311,7 +313,7 @@ impl Manifests {
                 }
             }
         }
-        memory::give_back(bytes.len());
+        memory::give_back_after(bytes.len());
     }
 
     /// Uses what can be used of a text that does not parse. Until one does, nothing that
@@ -514,12 +516,12 @@ impl File {
             (Access::Read, None) if self.read.is_none() => (SourceState::BeingWritten, None),
             (Access::Read, None) => (SourceState::Read, None),
         };
-        Source {
+        Source::File(FileSource {
             path: path.display().to_string(),
             sha256: self.counts.map(|digest| hex(&digest)),
             state,
             error,
-        }
+        })
     }
 
     /// What is wrong with the file as a whole. Being written is nothing wrong.
@@ -539,7 +541,7 @@ impl File {
             ),
             (_, None) => return None,
         };
-        Some(SourceProblem::new(
+        Some(SourceProblem::in_file(
             path,
             line,
             "",
@@ -550,7 +552,7 @@ impl File {
 
 fn unkept(path: &Path, error: &std::io::Error) -> SourceProblem {
     let message = format!("the last good text cannot be kept for a restart ({error})");
-    SourceProblem::new(path, None, "", &Problem::new("", message))
+    SourceProblem::in_file(path, None, "", &Problem::new("", message))
 }
 
 /// One report for each place, naming the others.
@@ -572,7 +574,7 @@ fn conflict(key: &Key, by_file: &BTreeMap<PathBuf, Vec<Held>>) -> Vec<SourceProb
             "there are different objects of this name, also at {}; what any of them closes is closed",
             others.join(", ")
         );
-        SourceProblem::new(
+        SourceProblem::in_file(
             path,
             Some(*line),
             &label,
