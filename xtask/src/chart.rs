@@ -26,6 +26,8 @@ use crate::workspace::Workspace;
 /// The chart's folder in the workspace.
 const CHART: &str = "deploy/chart";
 
+const NO_HELM: &str = "there is no helm on PATH (`cargo xtask cluster build` builds one)";
+
 /// A file that is derived from the chart, in whole or in part.
 struct Derived {
     path: PathBuf,
@@ -46,8 +48,8 @@ impl Derived {
 
 /// `cargo xtask render`
 pub(crate) fn render(workspace: &Workspace) -> Result<ExitCode> {
-    let Some(helm) = Helm::find() else {
-        bail!("there is no helm on PATH: `go install helm.sh/helm/v3/cmd/helm@latest` builds one");
+    let Some(helm) = Helm::find(workspace)? else {
+        bail!("{NO_HELM}");
     };
     for file in [table(workspace)?, manifest(workspace, &helm)?] {
         if file.differs()? {
@@ -63,7 +65,7 @@ pub(crate) fn render(workspace: &Workspace) -> Result<ExitCode> {
 pub(crate) fn check(workspace: &Workspace) -> Result<Option<String>> {
     version(workspace)?;
     let mut wrong = privileges::excess(&objects(&read(&workspace.root.join(install::FILE))?)?);
-    let helm = Helm::find();
+    let helm = Helm::find(workspace)?;
     let mut derived = vec![table(workspace)?];
     if let Some(helm) = &helm {
         helm.lint(&workspace.root.join(CHART))?;
@@ -78,10 +80,16 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Option<String>> {
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(helm.is_none().then(|| {
         format!(
-            "there is no helm on PATH; {} was not compared with the chart",
+            "{NO_HELM}; {} was not compared with the chart",
             install::FILE
         )
     }))
+}
+
+/// Why the chart cannot be rendered here, if it cannot.
+pub(crate) fn obstacle(workspace: &Workspace) -> Result<Option<String>> {
+    let helm = Helm::find(workspace)?;
+    Ok(helm.is_none().then(|| NO_HELM.to_owned()))
 }
 
 /// The chart's default image is the agent of this version.

@@ -131,6 +131,16 @@ pub(crate) fn obstacle(workspace: &Workspace) -> Result<Option<String>> {
     programs::obstacle(workspace)
 }
 
+/// Builds the programs of a cluster, where they are not there yet.
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
+    programs::ensure_built(workspace).map(drop)
+}
+
+/// A program that was built for clusters. Builds nothing.
+pub(crate) fn program(workspace: &Workspace, name: &str) -> Result<Option<PathBuf>> {
+    Ok(programs::built(workspace)?.map(|programs| programs.path(name)))
+}
+
 /// Two commands at once would start half a cluster each.
 fn lock(folder: &Folder) -> Result<fs::File> {
     let path = folder.path().with_extension("lock");

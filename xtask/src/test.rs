@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::build;
+use crate::chart;
 use crate::cluster;
 use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
@@ -35,16 +36,25 @@ pub(crate) struct Args {
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let survey = toolchain::ensure(workspace, Purpose::Test)?;
     build::release(workspace)?;
-    let machine = Machine {
+    let mut machine = Machine {
         obstacle: probe::obstacle()?,
         no_cluster: cluster::obstacle(workspace)?,
+        no_helm: None,
         promtool: survey.has_promtool(),
     };
+    if args.filter.is_none() && machine.obstacle.is_none() && machine.no_cluster.is_none() {
+        // The last suite needs all of it, and the first one the helm that comes with it.
+        cluster::build(workspace)?;
+    }
+    machine.no_helm = chart::obstacle(workspace)?;
     if let Some(obstacle) = &machine.obstacle {
         println!("Tests in the kernel are skipped here: {obstacle}");
     }
     if let Some(obstacle) = &machine.no_cluster {
         println!("Tests in a cluster are skipped here: {obstacle}");
+    }
+    if let Some(obstacle) = &machine.no_helm {
+        println!("Tests of the chart are skipped here: {obstacle}");
     }
 
     let mut total = Tally::default();

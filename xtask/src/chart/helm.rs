@@ -5,7 +5,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::cluster;
 use crate::process;
+use crate::workspace::Workspace;
 
 /// Kubernetes' version as the templates see it, where no cluster can be asked. A helm that was
 /// built from source takes a very old one otherwise.
@@ -18,9 +20,13 @@ pub(super) struct Helm {
 }
 
 impl Helm {
-    /// On `PATH`.
-    pub(super) fn find() -> Option<Self> {
-        process::find("helm").map(|program| Self { program })
+    /// On `PATH`, or the one that clusters are built with.
+    pub(super) fn find(workspace: &Workspace) -> Result<Option<Self>> {
+        let program = match process::find("helm") {
+            Some(program) => Some(program),
+            None => cluster::program(workspace, "helm")?,
+        };
+        Ok(program.map(|program| Self { program }))
     }
 
     /// Fails on everything that `helm lint` has to say.

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 /// Kinds that give nobody a privilege, beside those that are looked into.
-const HARMLESS: [&str; 5] = [
+const HARMLESS: [&str; 6] = [
+    "ConfigMap",
     "Namespace",
     "PodMonitor",
     "PrometheusRule",

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::helm::Helm;
 use super::{CHART, objects, privileges, read, values, yaml};
+use crate::workspace::Workspace;
 
 /// What is not the default and renders.
 const VARIANTS: [&[&str]; 9] = [
@@ -52,8 +53,12 @@ fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(CHART)
 }
 
+fn helm() -> Result<Helm> {
+    Helm::find(&Workspace::find()?)?.context("no helm")
+}
+
 fn template(sets: &[&str]) -> Result<Vec<Value>> {
-    let helm = Helm::find().context("no helm on PATH")?;
+    let helm = helm()?;
     let options: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     objects(&helm.template(&chart(), "some-namespace", &options)?)
 }
@@ -61,7 +66,7 @@ fn template(sets: &[&str]) -> Result<Vec<Value>> {
 #[test]
 #[ignore = "needs helm"]
 fn helm_finds_nothing_to_complain_about() -> Result<()> {
-    Helm::find().context("no helm on PATH")?.lint(&chart())
+    helm()?.lint(&chart())
 }
 
 #[test]

@@ -101,8 +101,8 @@ pub(crate) fn obstacle(workspace: &Workspace) -> Result<Option<String>> {
     Ok((!there).then(missing_go))
 }
 
-/// Builds what is not there. Says so first: it takes minutes.
-pub(super) fn ensure_built(workspace: &Workspace) -> Result<Programs> {
+/// What is there, if it is whole.
+pub(super) fn built(workspace: &Workspace) -> Result<Option<Programs>> {
     if let Some(folder) = env::var_os(BUILT_ELSEWHERE) {
         let folder = PathBuf::from(folder);
         ensure!(
@@ -110,12 +110,18 @@ pub(super) fn ensure_built(workspace: &Workspace) -> Result<Programs> {
             "{BUILT_ELSEWHERE} is {}, and there is no kubelet",
             folder.display()
         );
-        return Ok(Programs { folder });
+        return Ok(Some(Programs { folder }));
     }
     let folder = folder(workspace);
-    if is_built(workspace)? {
-        return Ok(Programs { folder });
+    Ok(is_built(workspace)?.then_some(Programs { folder }))
+}
+
+/// Builds what is not there. Says so first: it takes minutes.
+pub(super) fn ensure_built(workspace: &Workspace) -> Result<Programs> {
+    if let Some(programs) = built(workspace)? {
+        return Ok(programs);
     }
+    let folder = folder(workspace);
     if let Some(obstacle) = obstacle(workspace)? {
         bail!("{obstacle}");
     }

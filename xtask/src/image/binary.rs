@@ -1,9 +1,9 @@
 //! The agent as one file that needs nothing beside it.
 //!
 //! musl is taken where the compiler has a standard library for it and there is a C compiler
-//! (the TLS library has parts in C); otherwise glibc, linked statically. What a static glibc
-//! cannot do, name resolution through NSS, the agent does not ask for: the API server is
-//! reached by the address that the kubelet puts into the environment.
+//! (the TLS library has parts in C); otherwise glibc, linked statically. Since 2.34 that
+//! resolves names from `/etc/hosts` and by DNS without loading anything; the rest of NSS, which
+//! the linker warns about, a container does not have anyway.
 
 use std::env;
 use std::fs;

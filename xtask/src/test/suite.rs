@@ -17,7 +17,7 @@ pub(super) const SUITES: [Suite; 4] = [
         name: "the pure crates",
         packages: &["egress-common", "egress-core", "egress-oracle", "xtask"],
         programs: &[],
-        needs: Needs::Nothing,
+        needs: Needs::Helm,
         asks_promtool: false,
     },
     Suite {
@@ -60,6 +60,8 @@ pub(super) struct Machine {
     pub(super) obstacle: Option<String>,
     /// Why no cluster can run on it, if none can.
     pub(super) no_cluster: Option<String>,
+    /// Why the chart cannot be rendered, if it cannot.
+    pub(super) no_helm: Option<String>,
     pub(super) promtool: bool,
 }
 
@@ -76,7 +78,8 @@ pub(super) struct Suite {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
-    Nothing,
+    /// Its ignored tests render the Helm chart.
+    Helm,
     /// Its ignored tests need what [`super::probe`] looks for.
     Kernel,
     /// And a Kubernetes cluster.
@@ -227,7 +230,7 @@ impl Suite {
     /// Why its ignored tests stay ignored, if they do.
     fn obstacle<'a>(&self, machine: &'a Machine) -> Option<&'a str> {
         match self.needs {
-            Needs::Nothing => None,
+            Needs::Helm => machine.no_helm.as_deref(),
             Needs::Kernel => machine.obstacle.as_deref(),
             Needs::Cluster => machine
                 .obstacle
@@ -237,7 +240,7 @@ impl Suite {
     }
 
     fn runs_ignored(&self, machine: &Machine) -> bool {
-        self.needs != Needs::Nothing && self.obstacle(machine).is_none()
+        self.obstacle(machine).is_none()
     }
 
     /// Whether any test is left that needs one: starting it takes a quarter of a minute.
@@ -315,6 +318,7 @@ mod tests {
         let machine = Machine {
             obstacle: obstacle.map(String::from),
             no_cluster: None,
+            no_helm: obstacle.map(String::from),
             promtool,
         };
         Ok(process::shown(&suite.command(&workspace, None, &machine)?))
@@ -322,21 +326,25 @@ mod tests {
 
     #[test]
     fn ignored_tests_run_only_where_they_can() -> Result<()> {
-        let [pure, agent, _, _] = SUITES;
-        assert!(arguments(agent, None, true)?.ends_with("-- --include-ignored --test-threads=2"));
-        assert!(!arguments(agent, Some("not root"), true)?.contains("--include-ignored"));
-        assert!(!arguments(pure, None, true)?.contains("--include-ignored"));
+        for suite in SUITES {
+            let with = arguments(suite, None, true)?;
+            assert!(with.ends_with("-- --include-ignored --test-threads=2"));
+            let without = arguments(suite, Some("not root"), true)?;
+            assert!(!without.contains("--include-ignored"));
+        }
         Ok(())
     }
 
     #[test]
-    fn where_no_cluster_can_run_only_its_tests_are_skipped() {
-        let [_, agent, _, cluster] = SUITES;
+    fn what_is_missing_for_some_tests_skips_only_these() {
+        let [pure, agent, _, cluster] = SUITES;
         let machine = Machine {
             obstacle: None,
             no_cluster: Some("no go".into()),
+            no_helm: Some("no helm".into()),
             promtool: true,
         };
+        assert_eq!(pure.obstacle(&machine), Some("no helm"));
         assert!(agent.runs_ignored(&machine));
         assert_eq!(cluster.obstacle(&machine), Some("no go"));
         assert!(!cluster.runs_ignored(&machine));
