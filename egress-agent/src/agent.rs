@@ -29,6 +29,7 @@ use self::starting::Starting;
 use crate::attribution::Attribution;
 use crate::datapath::{Datapath, Sizes};
 use crate::drops::DropLog;
+use crate::flows::{self, FlowLog};
 use crate::metrics::{Counters, Observations, WorkloadLabels};
 use crate::pods::{Changes, Discovery, Found, HostInterface, Place, PodId, Records};
 use crate::serve::socket::Socket;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub sizes: Sizes,
     /// Labels of workload series.
     pub labels: WorkloadLabels,
+    /// The flow log, where there is to be one.
+    pub flow_log: Option<flows::Settings>,
 }
 
 /// Runs until `shutdown` resolves. Enforcement stays when it ends.
@@ -82,6 +85,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         .with_context(|| format!("listening on {} (--http-addr)", settings.http_addr))?;
     let socket = Socket::bind(&settings.socket)?;
     let access = settings.origin.resolve().await?;
+    let observations = Arc::new(Observations::new()?);
+    let tally = observations.flow_log().clone();
+    let flow_log = settings
+        .flow_log
+        .as_ref()
+        .map(|log| FlowLog::start(log, tally))
+        .transpose()?;
     let datapath = Datapath::open(&settings.pin_root, &settings.sizes)?;
     let state_dir = source::state_folder(&settings.state_dir, &settings.pin_root);
     let (source, first) =
@@ -96,7 +106,6 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
     let (attribution, attribution_view) = watch::channel(Arc::new(Attribution::new()));
     let (requests, questions) = mpsc::channel(64);
     let counters = Arc::new(Counters::new(Arc::new(datapath.reader()), settings.labels));
-    let observations = Arc::new(Observations::new()?);
     let drops = Arc::new(DropLog::default());
     let view = View {
         status: status_view,
@@ -139,7 +148,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         }
         result = http.into_future() => result.context("serving HTTP"),
         result = socket.serve(view) => result.context("serving the socket"),
-        never = events::forward(reader, attribution_view, drops) => match never {},
+        never = events::forward(reader, attribution_view, drops, flow_log) => match never {},
         () = agent.work(source, changes, questions) => Ok(()),
     }
 }

@@ -18,6 +18,8 @@ pub struct Owner {
     pub pod: String,
     /// The controlling owner as `KIND/NAME`; of a bare pod `Pod/NAME`.
     pub workload: String,
+    /// The interface on the agent's side that the slot stands for; empty when not known.
+    pub interface: String,
     /// The policies that isolate the pod, `NS/NAME`, sorted.
     pub isolated_by: Vec<String>,
 }
@@ -34,8 +36,16 @@ impl Owner {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
             workload: controller.map_or_else(|| format!("Pod/{pod}"), str::to_owned),
+            interface: String::new(),
             isolated_by,
         }
+    }
+
+    /// The owner, at an interface.
+    #[must_use]
+    pub fn at(mut self, interface: &str) -> Self {
+        interface.clone_into(&mut self.interface);
+        self
     }
 }
 

@@ -8,6 +8,7 @@ mod cleanup;
 mod cni;
 mod drops;
 mod explain;
+mod flow_log;
 mod listen;
 mod run;
 mod sizes;
@@ -38,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Check(check::Args),
     Status(status::Args),
     Explain(explain::Args),

@@ -9,6 +9,7 @@
 //! * [`datapath`]: the kernel side: programs, hooks, tables.
 //! * [`drops`]: drops as people and programs read them.
 //! * [`evaluate`]: questions to the core, and its answers.
+//! * [`flows`]: the flow log.
 //! * [`logging`]: where the log goes.
 //! * [`metrics`]: the Prometheus text.
 //! * [`pods`]: where a local pod's traffic can be hooked.
@@ -26,6 +27,7 @@ pub mod cni;
 pub mod datapath;
 pub mod drops;
 pub mod evaluate;
+pub mod flows;
 pub mod logging;
 pub mod metrics;
 pub mod pods;

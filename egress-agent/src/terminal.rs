@@ -162,7 +162,15 @@ fn single_line(text: String) -> String {
 /// `start`, then the words; further lines are indented as far as `start` reaches.
 /// A word that is longer than a line is broken.
 pub(crate) fn wrapped(out: &mut String, start: &str, text: &str) {
-    let indent = columns(start);
+    indented(out, start, columns(start), text);
+}
+
+/// The same, with further lines indented by four.
+pub(crate) fn hanging(out: &mut String, start: &str, text: &str) {
+    indented(out, start, 4, text);
+}
+
+fn indented(out: &mut String, start: &str, indent: usize, text: &str) {
     let mut current = start.to_owned();
     let mut empty = true;
     for word in text

@@ -130,7 +130,8 @@ impl Reason {
     }
 }
 
-/// A dropped packet, as sent through EVENTS. 64 bytes: one cache line.
+/// A dropped packet, or with [`Reason::Allowed`] a new flow, as sent through EVENTS. 64 bytes: one cache
+/// line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Record {

@@ -27,7 +27,7 @@ use flow::Tracked;
 use crate::abi::{CounterKey, Endpoint, FAMILY_V4, FAMILY_V6, FragmentKey};
 use crate::decide::Target;
 use crate::event::{Action, Reason, Record};
-use crate::packet::{Packet, Quote};
+use crate::packet::{Packet, Piece, Quote};
 
 /// What a hook reads a frame into, and the keys it looks up.
 ///
@@ -102,7 +102,13 @@ impl Outcome<'_> {
         }
     }
 
-    /// The record of a drop.
+    /// Whether the policy allowed a new flow just now. A later fragment opens nothing.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        matches!(self.reason, Reason::Allowed) && !matches!(self.packet.piece, Piece::Later)
+    }
+
+    /// The record of a drop, or of a new flow.
     #[inline(always)]
     pub fn record(&self, endpoint: &Endpoint, hook: u32, ethertype: u16, time: u64) -> Record {
         Record {

@@ -85,8 +85,11 @@ pub(crate) static ALLOWED: PerCpuArray<Counter, { 2 * SLOTS }> = PerCpuArray::ne
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Record, { 1 << 20 }> = RingBuf::new();
 
+/// Records by endpoint.
+pub(crate) type Budgets = Array<EventBudget, SLOTS>;
+
 #[btf_map]
-pub(crate) static EVENT_BUDGET: Array<EventBudget, SLOTS> = Array::new();
+pub(crate) static EVENT_BUDGET: Budgets = Array::new();
 
 #[btf_map]
 pub(crate) static EVENTS_LOST: PerCpuArray<u64, 2> = PerCpuArray::new();
@@ -97,6 +100,15 @@ pub(crate) struct Memory {
     pub(crate) scratch: Scratch,
     pub(crate) buffer: Buffer,
 }
+
+/// What each endpoint sent this second of records of new flows. Like those below not pinned: a new
+/// agent begins anew.
+#[btf_map]
+pub(crate) static FLOW_BUDGET: Budgets = Array::new();
+
+/// Records of new flows that were over the budget, or found the ring buffer full.
+#[btf_map]
+pub(crate) static FLOW_EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Whose memory it is.
 #[derive(Clone, Copy)]

@@ -1,6 +1,8 @@
 //! Counters and events.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 #[cfg(feature = "log")]
 use aya_ebpf::programs::TcContext;
@@ -11,7 +13,10 @@ use egress_common::packet::Frame as _;
 use egress_common::tables::State as _;
 
 use crate::clock;
-use crate::maps::{EVENT_BUDGET, EVENTS, EVENTS_LOST, Maps, count_drop, count_pass};
+use crate::maps::{
+    Budgets, EVENT_BUDGET, EVENTS, EVENTS_LOST, FLOW_BUDGET, FLOW_EVENTS_LOST, Maps, count_drop,
+    count_pass,
+};
 use crate::skb::Skb;
 
 /// The reader is woken when another 32 KiB wait for it: a wake-up costs ten times the event
@@ -20,7 +25,12 @@ const WAKEUP_BYTES: u64 = 32 << 10;
 /// What one record takes of the ring buffer, with the kernel's header.
 const RECORD_BYTES: u64 = 64 + 8;
 
-/// Counts the frame, and tells of a drop.
+/// Records of new flows that one endpoint may send a second, set by the loader; 0, and the verifier drops
+/// the code: the section is frozen before the programs are loaded.
+#[unsafe(no_mangle)]
+static FLOW_EVENTS: Global<u32> = Global::new(0);
+
+/// Counts the frame, and tells of a drop and, where that is asked for, of a new flow.
 #[inline(always)]
 pub(crate) fn count(frame: &Skb, outcome: &Outcome<'_>) {
     if let Some(index) = outcome.allowed() {
@@ -29,6 +39,12 @@ pub(crate) fn count(frame: &Skb, outcome: &Outcome<'_>) {
             segments(frame, outcome),
             u64::from(outcome.packet.length),
         );
+        if FLOW_EVENTS.load() > 0
+            && outcome.opens()
+            && let Some(endpoint) = outcome.endpoint
+        {
+            tell_flow(frame, outcome, endpoint);
+        }
     } else if let (Some(key), Some(endpoint)) = (outcome.counter(), outcome.endpoint) {
         count_drop(
             key,
@@ -71,13 +87,30 @@ fn tell(frame: &Skb, outcome: &Outcome<'_>, endpoint: &Endpoint) {
     if limit == 0 {
         return;
     }
-    if !within_budget(u32::from(endpoint.slot.get()), limit) {
-        lose(EVENTS_LOST_BUDGET);
+    if !within_budget(&EVENT_BUDGET, endpoint, limit) {
+        lose(&EVENTS_LOST, EVENTS_LOST_BUDGET);
         return;
     }
+    if !send(frame, outcome, endpoint) {
+        lose(&EVENTS_LOST, EVENTS_LOST_FULL);
+    }
+}
+
+/// Sends the record of a new flow, unless the endpoint has sent its share of this second.
+#[inline(always)]
+fn tell_flow(frame: &Skb, outcome: &Outcome<'_>, endpoint: &Endpoint) {
+    let sent =
+        within_budget(&FLOW_BUDGET, endpoint, FLOW_EVENTS.load()) && send(frame, outcome, endpoint);
+    if !sent {
+        lose(&FLOW_EVENTS_LOST, 0);
+    }
+}
+
+/// False when the ring buffer is full.
+#[inline(always)]
+fn send(frame: &Skb, outcome: &Outcome<'_>, endpoint: &Endpoint) -> bool {
     let Some(mut entry) = EVENTS.reserve(0) else {
-        lose(EVENTS_LOST_FULL);
-        return;
+        return false;
     };
     let record = outcome.record(
         endpoint,
@@ -87,11 +120,12 @@ fn tell(frame: &Skb, outcome: &Outcome<'_>, endpoint: &Endpoint) {
     );
     entry.write(record);
     entry.submit(wakeup());
+    true
 }
 
 #[inline(always)]
-fn within_budget(slot: u32, limit: u32) -> bool {
-    let Some(budget) = EVENT_BUDGET.get_ptr_mut(slot) else {
+fn within_budget(budgets: &Budgets, endpoint: &Endpoint, limit: u32) -> bool {
+    let Some(budget) = budgets.get_ptr_mut(u32::from(endpoint.slot.get())) else {
         return false;
     };
     // SAFETY: the pointer is a map value. CPUs race for it; what they can lose is a few counts, and
@@ -110,8 +144,8 @@ fn within_budget(slot: u32, limit: u32) -> bool {
 }
 
 #[inline(always)]
-fn lose(index: u32) {
-    if let Some(lost) = EVENTS_LOST.get_ptr_mut(index) {
+fn lose<const N: usize>(counts: &PerCpuArray<u64, N>, index: u32) {
+    if let Some(lost) = counts.get_ptr_mut(index) {
         // SAFETY: the pointer is this CPU's value.
         unsafe { *lost += 1 };
     }

@@ -124,17 +124,50 @@ fn rank(pod: &Pod) -> impl Ord {
     )
 }
 
-/// `KIND/NAME` of what the pod belongs to, for people and metrics. A bare pod is itself; the
-/// `ReplicaSet` of a Deployment, told by the template hash, is the Deployment.
+/// Minutes between a `CronJob`'s schedule and its pod that still tell the two belong together: a day,
+/// which is more than a controller that was away catches up with.
+const SCHEDULE_SLACK: i64 = 24 * 60;
+
+/// `KIND/NAME` of what the pod belongs to, for people and metrics. A bare pod is itself.
+///
+/// Two links of the chain are told by convention, so that nobody has to read `ReplicaSet`s and Jobs:
+/// the `ReplicaSet` of a Deployment is called `DEPLOYMENT-` and the pod's `pod-template-hash`, the Job
+/// of a `CronJob` is called `CRONJOB-` and its schedule in minutes since 1970 (kube-controller-manager,
+/// `getJobName`), which must be about the time the pod was made at.
 pub fn workload_name(pod: &Pod) -> String {
     let Some(owner) = &pod.owner else {
         return format!("Pod/{}", pod.name.name);
     };
-    let deployment = owner.strip_prefix("ReplicaSet/").and_then(|name| {
-        let (deployment, hash) = name.rsplit_once('-')?;
-        (pod.labels.get(TEMPLATE_HASH).map(String::as_str) == Some(hash)).then_some(deployment)
-    });
-    deployment.map_or_else(|| owner.clone(), |name| format!("Deployment/{name}"))
+    let parts = owner
+        .split_once('/')
+        .and_then(|(kind, name)| Some((kind, name.rsplit_once('-')?)));
+    match parts {
+        Some(("ReplicaSet", (deployment, hash)))
+            if pod.labels.get(TEMPLATE_HASH).map(String::as_str) == Some(hash) =>
+        {
+            format!("Deployment/{deployment}")
+        }
+        Some(("Job", (cron_job, schedule))) if is_schedule(schedule, pod.created) => {
+            format!("CronJob/{cron_job}")
+        }
+        Some(_) | None => owner.clone(),
+    }
+}
+
+/// Whether a text is minutes since 1970 at which a pod made at `created` can have been due.
+fn is_schedule(text: &str, created: Option<i64>) -> bool {
+    let minutes = text
+        .bytes()
+        .all(|c| c.is_ascii_digit())
+        .then(|| text.parse::<i64>().ok())
+        .flatten();
+    match (minutes, created) {
+        (Some(minutes), Some(created)) => {
+            let made = created.div_euclid(60);
+            (made.saturating_sub(SCHEDULE_SLACK)..=made).contains(&minutes)
+        }
+        (_, _) => false,
+    }
 }
 
 #[cfg(test)]
@@ -427,5 +460,35 @@ mod tests {
             "ReplicaSet/web-other"
         );
         assert_eq!(owned("Job", "web-5d4f", hash()), "Job/web-5d4f");
+    }
+
+    #[test]
+    fn a_job_is_a_cron_jobs_when_its_name_ends_with_the_schedule() {
+        let job = |name: &str, created: Option<&str>| {
+            let references = json!([{"kind": "Job", "name": name, "controller": true}]);
+            let value = pod_value("x/a", &[], &json!({}));
+            let value = with(value, "/metadata/ownerReferences", references);
+            workload_name(&pod(&match created {
+                Some(time) => with(value, "/metadata/creationTimestamp", json!(time)),
+                None => value,
+            }))
+        };
+        // 29,887,920 minutes since 1970.
+        let noon = Some("2026-10-29T12:00:07Z");
+        assert_eq!(job("backup-29887920", noon), "CronJob/backup");
+        assert_eq!(
+            job("backup-29887840", noon),
+            "CronJob/backup",
+            "an hour late"
+        );
+        assert_eq!(job("backup-29887921", noon), "Job/backup-29887921", "later");
+        assert_eq!(
+            job("backup-20240101", noon),
+            "Job/backup-20240101",
+            "a date"
+        );
+        assert_eq!(job("backup-29887920", None), "Job/backup-29887920");
+        assert_eq!(job("backup", noon), "Job/backup");
+        assert_eq!(job("backup-x", noon), "Job/backup-x");
     }
 }

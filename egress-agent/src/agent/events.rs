@@ -1,16 +1,17 @@
-//! Drop records, from the kernel's ring to the log of drops.
+//! Records of drops and of new flows, from the kernel's ring to those who read them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
-use egress_common::event::Record;
+use egress_common::event::{Reason, Record};
 use tokio::sync::watch;
 use zerocopy::FromBytes as _;
 
 use crate::attribution::Attribution;
 use crate::drops::{Clocks, DropLog, DropRecord};
+use crate::flows::FlowLog;
 
 /// How often the ring is emptied. Being woken for each record costs the sender more than a
 /// microsecond; in this time the ring holds 290,000 records a second, far above what the kernel
@@ -22,6 +23,7 @@ pub(super) async fn forward(
     ring: Option<RingBuf<MapData>>,
     attribution: watch::Receiver<Arc<Attribution>>,
     drops: Arc<DropLog>,
+    mut flows: Option<FlowLog>,
 ) -> Infallible {
     let Some(mut ring) = ring else {
         return std::future::pending().await;
@@ -34,15 +36,27 @@ pub(super) async fn forward(
             let owners = attribution.borrow();
             while let Some(item) = ring.next() {
                 match Record::read_from_bytes(&item) {
-                    Ok(record) => batch.push(DropRecord::new(&record, clocks, &owners)),
+                    Ok(record) => {
+                        if let Some(flows) = &mut flows {
+                            flows.take(&record, clocks, &owners);
+                        }
+                        if record.reason != Reason::Allowed.number() {
+                            batch.push(DropRecord::new(&record, clocks, &owners));
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, bytes = item.len(), "a drop record of another layout");
                     }
                 }
             }
         }
+        let now = Instant::now();
         if !batch.is_empty() {
-            drops.push(batch);
+            drops.push(batch, now);
+        }
+        drops.advance(now);
+        if let Some(flows) = &mut flows {
+            flows.advance(now);
         }
     }
 }

@@ -58,7 +58,8 @@ impl Agent {
                     &hook.pod.name.name,
                     workload.as_deref(),
                     isolated_by,
-                ),
+                )
+                .at(&hook.interface.name),
             );
         }
         attribution

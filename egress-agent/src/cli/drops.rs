@@ -4,9 +4,10 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use super::{Output, SocketArgs, client_runtime, complain};
-use crate::drops;
+use crate::drops::{self, To};
 use crate::serve::client::Client;
 use crate::serve::{Line, Wanted};
+use crate::terminal::Colour;
 
 /// Shows dropped packets with the policies behind them: the last 1,024, and with -f also those
 /// to come.
@@ -29,6 +30,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
 
+    /// Only towards this network, or address, and port.
+    #[arg(long, value_name = "CIDR[:PORT]")]
+    to: Option<To>,
+
     #[command(flatten)]
     socket: SocketArgs,
 
@@ -44,6 +49,7 @@ impl Args {
             pod,
             namespace,
             reason,
+            to,
             socket,
             output,
         } = self;
@@ -52,15 +58,17 @@ impl Args {
             pod,
             namespace,
             reason,
+            to: to.map(|to| to.to_string()),
         };
         client_runtime()?.block_on(async {
             let mut drops = Client::new(&socket.socket).drops(&wanted).await?;
             let mut stdout = io::stdout().lock();
+            let colour = Colour::of(&stdout);
             while let Some(line) = drops.next().await? {
                 match line {
                     Line::Drop(record) => {
                         let line = match output {
-                            Output::Text => drops::render(&record),
+                            Output::Text => drops::render(&record, colour),
                             Output::Json => serde_json::to_string(&record)?,
                         };
                         writeln!(stdout, "{line}")?;

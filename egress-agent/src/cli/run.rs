@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use egress_core::compile::Options;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::flow_log::FlowLogArgs;
 use super::listen::Listen;
 use super::sizes::SizesArgs;
 use super::{PlacesArgs, SocketArgs};
@@ -16,6 +17,7 @@ use crate::cni::install::Installation;
 use crate::cni::install::conflist::Entry;
 use crate::cni::install::keeper::Keeper;
 use crate::cni::spec::WhenAgentDown;
+use crate::datapath::Sizes;
 use crate::logging::{self, Format};
 use crate::metrics::WorkloadLabels;
 use crate::pods::CACHE_DIR;
@@ -134,6 +136,9 @@ pub(super) struct Args {
     )]
     metrics_workload_limit: usize,
 
+    #[command(flatten)]
+    flow_log: FlowLogArgs,
+
     /// How the log on standard error is written.
     #[arg(long, value_enum, env = "EGRESS_LOG_FORMAT", default_value_t = Format::Text)]
     log_format: Format,
@@ -157,6 +162,8 @@ impl Args {
         let installation = self.installation();
         logging::init(self.log_format, &self.log_level)?;
         let annotations = self.manifests.is_some();
+        let pod_rate = self.flow_log.flow_log_pod_rate;
+        let flow_log = self.flow_log.settings(&self.node_name);
         let settings = Settings {
             options: Options {
                 node: self.node_name,
@@ -177,7 +184,11 @@ impl Args {
             annotations,
             cni_cache_dir: self.cni_cache_dir,
             events_per_second: self.events_per_second,
-            sizes: self.sizes.into(),
+            sizes: Sizes {
+                flow_events: if flow_log.is_some() { pod_rate } else { 0 },
+                ..self.sizes.into()
+            },
+            flow_log,
             labels: WorkloadLabels {
                 pod: self.metrics_pod_label,
                 limit: self.metrics_workload_limit,
@@ -236,7 +247,7 @@ mod tests {
         let Command::Run(args) = cli.command else {
             unreachable!()
         };
-        args
+        *args
     }
 
     #[test]

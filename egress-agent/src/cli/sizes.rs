@@ -126,6 +126,7 @@ impl From<SizesArgs> for Sizes {
             trie: max_prefixes,
             inbound: max_inbound_flows,
             maps: given.collect(),
+            ..Self::default()
         }
     }
 }

@@ -56,6 +56,7 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
     let coarse = u8::from(coarse);
     let mut loader = EbpfLoader::new();
     loader.override_global("COARSE_CLOCK", &coarse, true);
+    loader.override_global("FLOW_EVENTS", &sizes.flow_events, true);
     let mut taken_over = Vec::new();
     for (map, _, _) in MAPS {
         let path = pins.map(map);

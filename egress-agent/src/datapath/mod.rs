@@ -48,6 +48,8 @@ pub struct Sizes {
     pub trie: u32,
     /// Inbound flows of one endpoint. 104 bytes each, taken when the endpoint is made.
     pub inbound: u32,
+    /// Records of new flows that one endpoint may send a second; 0, and the programs have no code for it.
+    pub flow_events: u32,
     /// Entries of maps by name, instead of the object's.
     pub maps: Vec<(&'static str, u32)>,
 }
@@ -58,6 +60,7 @@ impl Default for Sizes {
             // A trie takes memory by entry, not by capacity: twice the largest policy foreseen.
             trie: 2 * 1024 * 1024,
             inbound: 4096,
+            flow_events: 0,
             maps: Vec::new(),
         }
     }
@@ -516,6 +519,7 @@ fn read(counters: &CounterTables, slots: &[u16]) -> Result<Readings, TableError>
     }
     let (limited, full) = counters.lost()?;
     readings.events_lost = limited + full;
+    readings.flow_events_lost = counters.flows_lost()?;
     Ok(readings)
 }
 

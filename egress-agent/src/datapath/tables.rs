@@ -63,6 +63,7 @@ pub(super) struct CounterTables {
     pub(super) counters: PerCpuHashMap<MapData, [u8; 8], [u8; 16]>,
     pub(super) allowed: PerCpuArray<MapData, [u8; 16]>,
     pub(super) lost: PerCpuArray<MapData, u64>,
+    pub(super) flows_lost: PerCpuArray<MapData, u64>,
 }
 
 impl Tables {
@@ -341,6 +342,7 @@ impl CounterTables {
             counters: take(ebpf, "COUNTERS")?,
             allowed: take(ebpf, "ALLOWED")?,
             lost: take(ebpf, "EVENTS_LOST")?,
+            flows_lost: take(ebpf, "FLOW_EVENTS_LOST")?,
         })
     }
 
@@ -402,6 +404,15 @@ impl CounterTables {
             Ok::<u64, TableError>(values.iter().sum())
         };
         Ok((at(0)?, at(1)?))
+    }
+
+    /// Records of new flows that were lost, for either reason.
+    pub(super) fn flows_lost(&self) -> Result<u64, TableError> {
+        let values = self
+            .flows_lost
+            .get(&0, 0)
+            .map_err(|e| failed("FLOW_EVENTS_LOST", "lookup", e))?;
+        Ok(values.iter().sum())
     }
 }
 

@@ -29,6 +29,15 @@ pub struct DropRecord {
     pub destination: Option<IpAddr>,
     /// Destination port; `null` when there is none, or it could not be read.
     pub port: Option<u16>,
+    /// Source port of the last packet; `null` like `port`.
+    #[serde(default)]
+    pub source_port: Option<u16>,
+    /// TCP flags of the last packet, by name; empty for other protocols.
+    #[serde(default)]
+    pub tcp_flags: Vec<String>,
+    /// The pod's interface on the node's side; empty when the pod is gone already.
+    #[serde(default)]
+    pub interface: String,
     /// The protocol by the names of the metrics.
     pub protocol: Protocol,
     /// The IP protocol number, which `other` hides.
@@ -39,7 +48,7 @@ pub struct DropRecord {
     pub reason: String,
     /// The policies that isolate the pod, `NS/NAME`, sorted.
     pub isolated_by: Vec<String>,
-    /// How many such packets: equal records that are read together are one.
+    /// How many such packets within a second; a source port does not tell them apart.
     pub count: u64,
 }
 
@@ -61,6 +70,9 @@ impl DropRecord {
             source: family.map(|f| f.address(record.source)),
             destination: family.map(|f| f.address(record.destination)),
             port: port_was_read.then_some(port),
+            source_port: port_was_read.then_some(record.source_port.get()),
+            tcp_flags: flags(record),
+            interface: owner.map(|o| o.interface.clone()).unwrap_or_default(),
             protocol,
             protocol_number: record.protocol,
             family,
@@ -73,35 +85,70 @@ impl DropRecord {
         }
     }
 
-    /// Whether the other record differs in nothing but time and count.
-    pub(super) fn same_as(&self, other: &Self) -> bool {
+    /// What records of one window have in common.
+    pub(crate) fn key(&self) -> Key {
         let Self {
             time: _,
             namespace,
             pod,
-            workload,
+            workload: _,
             source,
             destination,
             port,
-            protocol,
+            source_port: _,
+            tcp_flags: _,
+            interface,
+            protocol: _,
             protocol_number,
             family,
             reason,
             isolated_by,
             count: _,
         } = self;
-        *namespace == other.namespace
-            && *pod == other.pod
-            && *workload == other.workload
-            && *source == other.source
-            && *destination == other.destination
-            && *port == other.port
-            && *protocol == other.protocol
-            && *protocol_number == other.protocol_number
-            && *family == other.family
-            && *reason == other.reason
-            && *isolated_by == other.isolated_by
+        Key {
+            pod: (namespace.clone(), pod.clone(), interface.clone()),
+            flow: (*source, *destination, *port, *protocol_number, *family),
+            reason: reason.clone(),
+            isolated_by: isolated_by.clone(),
+        }
     }
+
+    /// Adds a later record of the same [`Key`].
+    pub(crate) fn add(&mut self, later: Self) {
+        self.time = later.time;
+        self.source_port = later.source_port;
+        self.tcp_flags = later.tcp_flags;
+        self.count = self.count.saturating_add(later.count);
+    }
+}
+
+/// What tells records apart: the pod, where to, and why. Not the source port, which changes with every
+/// attempt.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pod: (String, String, String),
+    flow: (
+        Option<IpAddr>,
+        Option<IpAddr>,
+        Option<u16>,
+        u8,
+        Option<Family>,
+    ),
+    reason: String,
+    isolated_by: Vec<String>,
+}
+
+/// The names of TCP's flags, from the least bit (RFC 9293, 3.1).
+const FLAGS: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
+
+fn flags(record: &Record) -> Vec<String> {
+    let set = |bit: usize| record.tcp_flags & (1 << bit) != 0;
+    FLAGS
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| set(*bit))
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
 }
 
 /// The monotonic and the wall clock at one moment: the kernel stamps records with the former.
@@ -178,10 +225,8 @@ pub(super) mod tests {
 
     fn attribution() -> Attribution {
         let isolated_by = vec!["shop/db".to_owned(), "shop/dns".to_owned()];
-        Attribution::from([(
-            3,
-            Owner::new("shop", "web-0", Some("StatefulSet/web"), isolated_by),
-        )])
+        let owner = Owner::new("shop", "web-0", Some("StatefulSet/web"), isolated_by);
+        Attribution::from([(3, owner.at("veth7"))])
     }
 
     #[test]
@@ -197,6 +242,9 @@ pub(super) mod tests {
                 "source": "10.0.0.9",
                 "destination": "10.1.2.3",
                 "port": 443,
+                "sourcePort": 40000,
+                "tcpFlags": ["SYN"],
+                "interface": "veth7",
                 "protocol": "tcp",
                 "protocolNumber": 6,
                 "family": "4",

@@ -6,25 +6,39 @@ use std::net::IpAddr;
 use egress_common::event::Reason;
 
 use super::record::DropRecord;
+use crate::terminal::{Colour, Tone, hanging};
 use crate::traffic::Protocol;
 
-/// One line: when, who, why.
-pub fn render(record: &DropRecord) -> String {
-    let mut line = format!("{:.3} ", record.time);
-    if record.pod.is_empty() {
-        line.push_str("(a pod that is gone)");
+/// When, who, why: one line where a program reads it, and within 100 columns on a terminal.
+pub fn render(record: &DropRecord, colour: Colour) -> String {
+    let pod = if record.pod.is_empty() {
+        "(a pod that is gone)".to_owned()
     } else {
-        line.push_str(&record.namespace);
-        line.push('/');
-        line.push_str(&record.pod);
+        format!("{}/{}", record.namespace, record.pod)
+    };
+    let mut what = why(record);
+    let mut notes = Vec::new();
+    if !record.tcp_flags.is_empty() {
+        notes.push(record.tcp_flags.join(" "));
     }
-    line.push_str(": ");
-    line.push_str(&why(record));
     if record.count > 1 {
-        // Writing to a String cannot fail.
-        write!(line, " (×{})", record.count).unwrap_or_default();
+        notes.push(format!("×{}", record.count));
     }
-    line
+    if !notes.is_empty() {
+        // Writing to a String cannot fail.
+        write!(what, " ({})", notes.join(", ")).unwrap_or_default();
+    }
+    let start = format!("{:.3} {pod}: ", record.time);
+    match colour {
+        Colour::None => start + &what,
+        Colour::Ansi => {
+            let mut out = String::new();
+            hanging(&mut out, &start, &what);
+            out.truncate(out.trim_end().len());
+            // Escape codes take no columns, so they come last.
+            out.replacen(&pod, &colour.paint(Tone::Heading, &pod), 1)
+        }
+    }
 }
 
 /// What was wrong with the packet, in words.
@@ -96,18 +110,38 @@ mod tests {
     #[test]
     fn a_denied_connection_names_the_policies_and_the_destination() {
         assert_eq!(
-            render(&record()),
-            "2026-11-21T06:00:00.000Z shop/web-0: isolated by shop/db, shop/dns, no rule allows 10.1.2.3:443/TCP"
+            render(&record(), Colour::None),
+            "2026-11-21T06:00:00.000Z shop/web-0: isolated by shop/db, shop/dns, no rule allows 10.1.2.3:443/TCP (SYN)"
         );
     }
 
     #[test]
     fn repeated_packets_are_one_line() {
-        let line = render(&DropRecord {
+        let repeated = DropRecord {
             count: 3,
             ..record()
-        });
-        assert!(line.ends_with("10.1.2.3:443/TCP (×3)"), "{line}");
+        };
+        let line = render(&repeated, Colour::None);
+        assert!(line.ends_with("10.1.2.3:443/TCP (SYN, ×3)"), "{line}");
+    }
+
+    #[test]
+    fn a_terminal_gets_no_line_above_100_columns() {
+        let long = DropRecord {
+            isolated_by: vec!["shop/a-policy-with-a-long-name".to_owned(); 4],
+            ..record()
+        };
+        let text = render(&long, Colour::Ansi);
+        assert!(text.contains("\x1b[1mshop/web-0\x1b[0m: "), "{text}");
+        let bare = text.replace("\x1b[1m", "").replace("\x1b[0m", "");
+        assert!(bare.lines().count() > 1, "{bare}");
+        for line in bare.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        assert_eq!(
+            bare.split_whitespace().collect::<Vec<_>>().join(" "),
+            render(&long, Colour::None)
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use egress_common::event::{Action, Reason};
 
 use super::observations::Stage;
+use crate::flows::Loss;
 use crate::status::{PodState, PolicyState, ProblemKind};
 use crate::traffic::{Family, Protocol};
 
@@ -229,6 +230,24 @@ pub const EVENTS_LOST: Metric = Metric {
     help: "Drop records that found the ring buffer full; their packets are counted all the same.",
 };
 
+/// The flow log.
+pub const FLOW_LOG_LINES: Metric = Metric {
+    name: "egress_flow_log_lines_total",
+    kind: Kind::Counter,
+    labels: &[],
+    help: "Lines written to the flow log.",
+};
+
+/// What the flow log lacks.
+pub const FLOW_LOG_LOST: Metric = Metric {
+    name: "egress_flow_log_lost_total",
+    kind: Kind::Counter,
+    labels: &[Label::one_of("reason", || {
+        Loss::ALL.map(Loss::name).to_vec()
+    })],
+    help: "Records and lines that the flow log lacks: over its rate, queue full, not written, or lost by the kernel.",
+};
+
 /// Entries of tables.
 pub const MAP_ENTRIES: Metric = Metric {
     name: "egress_bpf_map_entries",
@@ -300,12 +319,14 @@ pub const WATCH_LAST_EVENT: Metric = Metric {
 };
 
 /// Every metric, as the reference lists them: traffic, then what is enforced, then the agent.
-pub const ALL: [&Metric; 19] = [
+pub const ALL: [&Metric; 21] = [
     &DROPPED_PACKETS,
     &DROPPED_BYTES,
     &WORKLOAD_DROPPED_PACKETS,
     &ALLOWED_PACKETS,
     &EVENTS_LOST,
+    &FLOW_LOG_LINES,
+    &FLOW_LOG_LOST,
     &PODS,
     &POLICIES,
     &SOURCE_PROBLEMS,

@@ -66,6 +66,8 @@ pub struct Scrape {
     pub workloads: BTreeMap<(Series, Reason), u64>,
     /// Records that found the ring buffer full.
     pub events_lost: u64,
+    /// Records of new flows that were over the limit or found the ring buffer full.
+    pub flow_events_lost: u64,
     /// How full the tables are.
     pub maps: Vec<MapFill>,
 }
@@ -134,6 +136,7 @@ impl Counters {
         let mut scrape = gone.node.clone();
         scrape.add(&readings);
         scrape.events_lost = readings.events_lost;
+        scrape.flow_events_lost = readings.flow_events_lost;
         scrape.maps = readings.maps;
 
         for count in &readings.dropped {

@@ -21,6 +21,8 @@ pub struct Readings {
     pub allowed: Vec<AllowedCount>,
     /// Records that found the ring buffer full.
     pub events_lost: u64,
+    /// Records of new flows that were over the limit or found the ring buffer full.
+    pub flow_events_lost: u64,
     /// How full the tables are.
     pub maps: Vec<MapFill>,
 }

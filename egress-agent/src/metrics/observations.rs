@@ -7,6 +7,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Error, GaugeVec, Histogram, HistogramVec, IntCounterVec, IntGauge, Registry};
 
 use super::catalogue;
+use crate::flows::Tally;
 
 /// A part of the way from an event to the last write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub struct Observations {
     bpf_errors: IntCounterVec,
     last_event: GaugeVec,
     refused_rulesets: IntGauge,
+    flow_log: Tally,
 }
 
 impl Observations {
@@ -68,6 +70,7 @@ impl Observations {
             bpf_errors,
             last_event,
             refused_rulesets,
+            flow_log: Tally::default(),
         })
     }
 
@@ -106,6 +109,11 @@ impl Observations {
     pub fn refused(&self, rulesets: usize) {
         self.refused_rulesets
             .set(rulesets.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// What became of the lines of the flow log.
+    pub const fn flow_log(&self) -> &Tally {
+        &self.flow_log
     }
 
     pub(super) fn gather(&self) -> Vec<MetricFamily> {

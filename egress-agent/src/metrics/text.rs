@@ -6,6 +6,7 @@ use prometheus::{Error, Registry, TextEncoder};
 use super::catalogue;
 use super::counters::Scrape;
 use super::observations::Observations;
+use crate::flows::{Loss, Tally};
 use crate::status::{PodState, Policy, PolicyState, ProblemKind, Status};
 use crate::traffic::Family;
 
@@ -23,6 +24,7 @@ pub fn render(
     if let Some(scrape) = scrape {
         of_scrape(&registry, scrape)?;
     }
+    of_flow_log(&registry, observations.flow_log(), scrape)?;
     let mut families: Vec<MetricFamily> = observations.gather();
     families.extend(registry.gather());
     families.sort_by(|a, b| a.name().cmp(b.name()));
@@ -82,6 +84,7 @@ fn of_scrape(registry: &Registry, scrape: &Scrape) -> Result<(), Error> {
         allowed,
         workloads,
         events_lost,
+        flow_events_lost: _,
         maps,
     } = scrape;
 
@@ -137,6 +140,23 @@ fn of_scrape(registry: &Registry, scrape: &Scrape) -> Result<(), Error> {
         capacity
             .get_metric_with_label_values(&[map.name.as_str()])?
             .set(signed(map.capacity));
+    }
+    Ok(())
+}
+
+fn of_flow_log(registry: &Registry, log: &Tally, scrape: Option<&Scrape>) -> Result<(), Error> {
+    catalogue::FLOW_LOG_LINES
+        .counter(registry)?
+        .inc_by(log.written());
+    let lost = catalogue::FLOW_LOG_LOST.counters(registry, &[])?;
+    for loss in Loss::ALL {
+        let records = match (loss, scrape) {
+            (Loss::Kernel, Some(scrape)) => scrape.flow_events_lost,
+            (Loss::Kernel, None) => continue,
+            (Loss::Rate | Loss::Queue | Loss::Write, _) => log.lost(loss),
+        };
+        lost.get_metric_with_label_values(&[loss.name()])?
+            .inc_by(records);
     }
     Ok(())
 }
@@ -212,6 +232,7 @@ mod tests {
             allowed: BTreeMap::from([(Family::V4, 7)]),
             workloads: BTreeMap::from([((series(None), Reason::NoRule), 3)]),
             events_lost: 2,
+            flow_events_lost: 4,
             maps: vec![MapFill {
                 name: "PEERS".to_owned(),
                 entries: 5,
@@ -243,6 +264,9 @@ mod tests {
             "egress_bpf_errors_total{map=\"PEERS\",op=\"update\"} 1",
             "egress_attach_failures_total{hook=\"from-pod\",reason=\"no-device\"} 1",
             "egress_events_lost_total 2",
+            "egress_flow_log_lines_total 0",
+            "egress_flow_log_lost_total{reason=\"kernel\"} 4",
+            "egress_flow_log_lost_total{reason=\"rate\"} 0",
             "egress_watch_last_event_timestamp_seconds{resource=\"manifests\"} 1700000000",
             concat!(
                 "egress_build_info{abi=\"1\",version=\"",

@@ -243,9 +243,15 @@ fn query(wanted: &Wanted) -> String {
         pod,
         namespace,
         reason,
+        to,
     } = wanted;
     let mut query = format!("follow={follow}");
-    for (key, value) in [("pod", pod), ("namespace", namespace), ("reason", reason)] {
+    for (key, value) in [
+        ("pod", pod),
+        ("namespace", namespace),
+        ("reason", reason),
+        ("to", to),
+    ] {
         if let Some(value) = value {
             query.push('&');
             query.push_str(key);

@@ -22,6 +22,7 @@ use tokio::net::UnixListener;
 
 use super::stream::{self, Wanted};
 use super::{Request, View, cni};
+use crate::drops::NotTo;
 use crate::evaluate::Target;
 use crate::query::{self, Destination, Subject};
 
@@ -186,10 +187,13 @@ async fn drops(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Response {
     match wanted {
-        Ok(Query(wanted)) => {
-            let body = stream::body(&view.drops, wanted);
-            ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
-        }
+        Ok(Query(wanted)) => match wanted.try_into() {
+            Ok(filter) => {
+                let body = stream::body(&view.drops, filter);
+                ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+            }
+            Err(error) => refused(StatusCode::BAD_REQUEST, NotTo::to_string(&error)),
+        },
         Err(rejection) => refused(rejection.status(), rejection.body_text()),
     }
 }
@@ -230,7 +234,7 @@ pub(super) fn refused(status: StatusCode, error: String) -> Response {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::super::client::{Client, Error};
     use super::super::stream::Line;
@@ -323,11 +327,12 @@ mod tests {
     #[tokio::test]
     async fn remembered_drops_are_filtered_and_end() {
         let served = served();
-        served.agent.view.drops.push([
+        let drops = [
             drop_to("a", "web", 1),
             drop_to("b", "web", 2),
             drop_to("a", "db", 3),
-        ]);
+        ];
+        served.agent.view.drops.push(drops, Instant::now());
         for (wanted, ports) in [
             (Wanted::default(), vec![1, 2, 3]),
             (
@@ -358,6 +363,20 @@ mod tests {
                 },
                 vec![],
             ),
+            (
+                Wanted {
+                    to: Some("10.0.0.0/8:2".to_owned()),
+                    ..Wanted::default()
+                },
+                vec![2],
+            ),
+            (
+                Wanted {
+                    to: Some("192.0.2.0/24".to_owned()),
+                    ..Wanted::default()
+                },
+                vec![],
+            ),
         ] {
             let mut drops = served.client.drops(&wanted).await.unwrap();
             let mut seen = Vec::new();
@@ -371,7 +390,8 @@ mod tests {
     #[tokio::test]
     async fn a_follower_sees_drops_as_they_happen() {
         let served = served();
-        served.agent.view.drops.push([drop_to("a", "web", 1)]);
+        let now = Instant::now();
+        served.agent.view.drops.push([drop_to("a", "web", 1)], now);
         let mut drops = served
             .client
             .drops(&Wanted {
@@ -385,11 +405,9 @@ mod tests {
                 unreachable!()
             };
             assert_eq!(record.port, Some(port));
-            served
-                .agent
-                .view
-                .drops
-                .push([drop_to("a", "web", port + 1)]);
+            let log = &served.agent.view.drops;
+            log.push([drop_to("a", "web", port + 1)], now);
+            log.advance(now + Duration::from_secs(1));
         }
         served.server.abort();
     }
@@ -397,6 +415,12 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_filter_is_refused() {
         let served = served();
+        let to_nowhere = Wanted {
+            to: Some("nowhere".to_owned()),
+            ..Wanted::default()
+        };
+        let error = served.client.drops(&to_nowhere).await.unwrap_err();
+        assert!(error.to_string().contains("CIDR[:PORT]"), "{error}");
         let error = served
             .client
             .get_text("/v1/drops?pods=a")

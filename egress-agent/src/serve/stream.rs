@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes, Frame};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
-use crate::drops::{DropLog, DropRecord};
+use crate::drops::{DropLog, DropRecord, NotTo, To};
 
 /// Lines that wait for a slow reader here; more wait in the [`DropLog`].
 const QUEUE: usize = 64;
@@ -29,6 +29,9 @@ pub struct Wanted {
     /// The reason's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Where to, a [`To`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
 }
 
 /// One line of the stream.
@@ -44,14 +47,31 @@ pub enum Line {
     },
 }
 
-impl Wanted {
+/// [`Wanted`], understood.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    wanted: Wanted,
+    to: Option<To>,
+}
+
+impl TryFrom<Wanted> for Filter {
+    type Error = NotTo;
+
+    fn try_from(wanted: Wanted) -> Result<Self, NotTo> {
+        let to = wanted.to.as_deref().map(str::parse).transpose()?;
+        Ok(Self { wanted, to })
+    }
+}
+
+impl Filter {
     fn matches(&self, record: &DropRecord) -> bool {
-        let Self {
+        let Wanted {
             follow: _,
             pod,
             namespace,
             reason,
-        } = self;
+            to: _,
+        } = &self.wanted;
         let pod_matches = pod.as_deref().is_none_or(|pod| match pod.split_once('/') {
             Some((namespace, pod)) => record.namespace == namespace && record.pod == pod,
             None => record.pod == pod,
@@ -59,11 +79,12 @@ impl Wanted {
         pod_matches
             && namespace.as_deref().is_none_or(|n| record.namespace == n)
             && reason.as_deref().is_none_or(|r| record.reason == r)
+            && self.to.is_none_or(|to| to.matches(record))
     }
 }
 
 /// The body of the answer: fed by a task that ends with the reader.
-pub(super) fn body(drops: &DropLog, wanted: Wanted) -> axum::body::Body {
+pub(super) fn body(drops: &DropLog, wanted: Filter) -> axum::body::Body {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let followed = drops.follow();
     tokio::spawn(async move {
@@ -72,7 +93,7 @@ pub(super) fn body(drops: &DropLog, wanted: Wanted) -> axum::body::Body {
                 return;
             }
         }
-        if wanted.follow {
+        if wanted.wanted.follow {
             follow(&sender, followed.next, &wanted).await;
         }
     });
@@ -82,7 +103,7 @@ pub(super) fn body(drops: &DropLog, wanted: Wanted) -> axum::body::Body {
 async fn follow(
     sender: &mpsc::Sender<Bytes>,
     mut next: broadcast::Receiver<std::sync::Arc<DropRecord>>,
-    wanted: &Wanted,
+    wanted: &Filter,
 ) {
     loop {
         let received = tokio::select! {
