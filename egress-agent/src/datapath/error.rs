@@ -10,7 +10,7 @@ use aya::maps::MapError;
 pub enum SetupError {
     /// The pin root is not on a BPF file system and could not be put on one.
     #[error(
-        "{path} is not on a BPF file system and mounting one failed (mount -t bpf bpf /sys/fs/bpf): {source}"
+        "{path} is not on a BPF file system and mounting one failed; on the node: mount -t bpf bpf /sys/fs/bpf"
     )]
     Mount {
         /// The folder.
