@@ -85,9 +85,19 @@ impl Machine {
     }
 
     pub(crate) fn with_clock(coarse: bool) -> Self {
+        Self::with(coarse, 0)
+    }
+
+    /// One that tells of so many new flows a second.
+    pub(crate) fn with_flow_events(count: u32) -> Self {
+        Self::with(has_coarse_clock(), count)
+    }
+
+    fn with(coarse: bool, flow_events: u32) -> Self {
         let coarse = u8::from(coarse);
         let mut loader = EbpfLoader::new();
         loader.override_global("COARSE_CLOCK", &coarse, true);
+        loader.override_global("FLOW_EVENTS", &flow_events, true);
         for (map, entries) in [
             ("ENDPOINTS", 16),
             ("FLOWS", 1024),
@@ -97,7 +107,7 @@ impl Machine {
             loader.map_max_entries(map, entries);
         }
         let mut ebpf = loader.load(OBJECT).unwrap();
-        for name in ["from_pod", "to_pod", "empty"] {
+        for name in ["from_pod", "to_pod", "ask", "empty"] {
             program(&mut ebpf, name).load().unwrap();
         }
         let v4 = Trie::create(1024, NO_PREALLOC).unwrap();
@@ -373,6 +383,13 @@ impl Machine {
         let map = self.ebpf.map("EVENTS_LOST").unwrap();
         let map: PerCpuArray<_, u64> = map.try_into().unwrap();
         [0, 1].map(|index| map.get(&index, 0).unwrap().iter().sum())
+    }
+
+    /// Records of new flows that were lost.
+    pub(crate) fn flows_lost(&self) -> u64 {
+        let map = self.ebpf.map("FLOW_EVENTS_LOST").unwrap();
+        let map: PerCpuArray<_, u64> = map.try_into().unwrap();
+        map.get(&0, 0).unwrap().iter().sum()
     }
 
     /// Takes what is in the ring buffer.

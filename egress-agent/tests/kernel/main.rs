@@ -32,7 +32,7 @@ fn the_verifier_takes_a_fraction_of_its_budget() {
             continue;
         }
         let mut machine = Machine::with_clock(coarse);
-        for program in ["from_pod", "to_pod", "empty"] {
+        for program in ["from_pod", "to_pod", "ask", "empty"] {
             let Some(instructions) = machine.verified_instructions(program) else {
                 println!("{program}: loaded; this kernel does not tell how many instructions");
                 continue;
@@ -344,6 +344,63 @@ fn a_full_ring_buffer_loses_events_and_says_so() {
     assert!((100..=102).contains(&full), "{full}");
     let told = u32::try_from(machine.events().len()).unwrap();
     assert_eq!(u64::from(told) + full, u64::from(fits + 100));
+}
+
+/// One pod's flood: every packet is counted, and all but the budget's records are counted as lost.
+#[test]
+#[ignore = "needs root and BPF"]
+fn a_million_drops_are_counted_exactly_and_told_of_by_the_budget_only() {
+    const FLOOD: u32 = 1_000_000;
+    const BUDGET: u32 = 100;
+    let mut machine = Machine::new();
+    machine.isolate();
+    let frame = Ethernet::v4(POD, PEER, TCP, frames::tcp(5555, DENIED_PORT, SYN));
+    let quiet = machine.cost("from_pod", &frame, FLOOD);
+    machine.events_per_second(BUDGET);
+    let told = machine.cost("from_pod", &frame, FLOOD);
+    println!("a drop costs {quiet} ns without records, {told} ns with {BUDGET} a second");
+    assert_eq!(machine.dropped(Reason::NoRule).0, u64::from(2 * FLOOD));
+    let events = u64::try_from(machine.events().len()).unwrap();
+    let [budget, full] = machine.lost();
+    assert_eq!(events + budget, u64::from(FLOOD));
+    assert_eq!(full, 0);
+    // A second's budget for each second that it took, on however busy a machine.
+    assert!(
+        events >= u64::from(BUDGET) && events % u64::from(BUDGET) == 0,
+        "{events}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and BPF"]
+fn new_flows_are_told_of_once_and_only_where_that_is_asked_for() {
+    const REPEAT: u32 = 200_000;
+    let syn = |source| Ethernet::v4(POD, PEER, TCP, frames::tcp(source, ALLOWED_PORT, SYN));
+    let ack = |source| Ethernet::v4(POD, PEER, TCP, frames::tcp(source, ALLOWED_PORT, ACK));
+    for limit in [0, 5] {
+        let mut machine = Machine::with_flow_events(limit);
+        machine.isolate();
+        machine.allow_block(PEER, 32, TCP, ALLOWED_PORT);
+        machine::at_the_start_of_a_second();
+        for source in 0..8 {
+            assert_eq!(machine.send(&syn(source)), Verdict::Pass);
+            assert_eq!(machine.send(&ack(source)), Verdict::Pass);
+        }
+        let events = machine.events();
+        assert_eq!(u32::try_from(events.len()).unwrap(), limit);
+        assert_eq!(machine.flows_lost(), if limit == 0 { 0 } else { 3 });
+        for (source, event) in (0..).zip(&events) {
+            assert_eq!(Reason::from_number(event.reason), Some(Reason::Allowed));
+            assert_eq!((event.source_port.get(), event.tcp_flags), (source, SYN));
+        }
+        assert_eq!(
+            machine.lost(),
+            [0, 0],
+            "records of drops have a budget of their own"
+        );
+        let established = machine.cost("from_pod", &ack(0), REPEAT);
+        println!("established costs {established} ns with {limit} records of new flows a second");
+    }
 }
 
 #[test]
