@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::policy::{Policy, Protocol};
 
@@ -20,6 +21,9 @@ pub use read::{Read, expand_list, read};
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
+
+/// Numbers of a pod's container ports, by protocol and name.
+pub type NamedPorts = BTreeMap<(Protocol, String), Vec<u16>>;
 
 /// `namespace/name`; the namespace is empty for cluster-scoped objects.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,8 +220,9 @@ pub struct Pod {
     pub runtime_uid: String,
     /// `metadata.creationTimestamp`, seconds since 1970 (S89).
     pub created: Option<i64>,
-    /// Its labels; empty when they could not be read, and `unreadable` then.
-    pub labels: Labels,
+    /// Its labels; empty when they could not be read, and `unreadable` then. Behind a counter,
+    /// because whoever keeps many pods lets replicas share them.
+    pub labels: Arc<Labels>,
     /// `spec.nodeName`, empty when not scheduled.
     pub node: String,
     /// `spec.hostNetwork` (S59–S61).
@@ -233,7 +238,7 @@ pub struct Pod {
     pub terminating: bool,
     /// Named container ports, sidecars included (S37, S43, S44): distinct numbers in the order of
     /// the containers, sidecars last.
-    pub ports: BTreeMap<(Protocol, String), Vec<u16>>,
+    pub ports: Arc<NamedPorts>,
     /// Annotation `egress-agent.dev/netns`.
     pub netns: Option<String>,
     /// The controlling owner, `KIND/NAME`, of `metadata.ownerReferences`.

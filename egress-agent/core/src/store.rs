@@ -36,10 +36,11 @@ pub struct Store {
     nodes: BTreeMap<String, Node>,
     /// Policies of [`SubjectNamespace::Unknown`].
     placeless: BTreeSet<Name>,
-    /// Pods by each of their addresses, whatever their phase.
-    pods_by_address: BTreeMap<IpAddr, BTreeSet<Name>>,
+    /// Pods by each of their addresses, whatever their phase. Flat: a set an address would take
+    /// four times the memory, and nearly every address is of one pod.
+    pods_by_address: BTreeSet<(IpAddr, Name)>,
     /// Slices by their Service; its name is empty where a slice names none.
-    slices_by_service: BTreeMap<Name, BTreeSet<Name>>,
+    slices_by_service: BTreeSet<(Name, Name)>,
 }
 
 impl Store {
@@ -93,16 +94,14 @@ impl Store {
 
     /// The pods that list an address, by name; whose it is, [`crate::workload::peer_at`] says.
     pub fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Pod> {
-        let names = self.pods_by_address.get(&address);
-        names
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.pods.get(name))
+        under(&self.pods_by_address, address).filter_map(|name| self.pods.get(name))
     }
 
-    /// Every address that a pod lists.
+    /// Every address that a pod lists, once.
     pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.pods_by_address.keys().copied()
+        let mut last = None;
+        let all = self.pods_by_address.iter().map(|(address, _)| *address);
+        all.filter(move |address| last.replace(*address) != Some(*address))
     }
 
     /// All namespaces, by name.
@@ -130,11 +129,7 @@ impl Store {
         &'a self,
         service: &Name,
     ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
-        let names = self.slices_by_service.get(service);
-        names
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.slices.get(name))
+        under(&self.slices_by_service, service.clone()).filter_map(|name| self.slices.get(name))
     }
 
     /// The slices of a namespace that name no Service, by name.
@@ -182,10 +177,7 @@ impl Store {
             }
             Object::Pod(pod) => {
                 for address in &pod.addresses {
-                    self.pods_by_address
-                        .entry(*address)
-                        .or_default()
-                        .insert(pod.name.clone());
+                    self.pods_by_address.insert((*address, pod.name.clone()));
                 }
                 self.pods.insert(pod.name.clone(), *pod);
             }
@@ -194,9 +186,7 @@ impl Store {
             }
             Object::EndpointSlice(slice) => {
                 self.slices_by_service
-                    .entry(service_of(&slice))
-                    .or_default()
-                    .insert(slice.name.clone());
+                    .insert((service_of(&slice), slice.name.clone()));
                 self.slices.insert(slice.name.clone(), slice);
             }
             Object::Node(node) => {
@@ -216,13 +206,14 @@ impl Store {
             Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
             Kind::Pod => self.pods.remove(name).is_some_and(|pod| {
                 for address in &pod.addresses {
-                    unlink(&mut self.pods_by_address, address, name);
+                    self.pods_by_address.remove(&(*address, name.clone()));
                 }
                 true
             }),
             Kind::Service => self.services.remove(name).is_some(),
             Kind::EndpointSlice => self.slices.remove(name).is_some_and(|slice| {
-                unlink(&mut self.slices_by_service, &service_of(&slice), name);
+                self.slices_by_service
+                    .remove(&(service_of(&slice), name.clone()));
                 true
             }),
             Kind::Node => self.nodes.remove(&name.name).is_some(),
@@ -235,14 +226,15 @@ fn service_of(slice: &EndpointSlice) -> Name {
     Name::new(slice.name.namespace.as_str(), slice.service.as_str())
 }
 
-/// Takes a name out of an index, and leaves no empty set behind: equal contents are equal stores.
-fn unlink<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
-    if let Some(names) = index.get_mut(key) {
-        names.remove(name);
-        if names.is_empty() {
-            index.remove(key);
-        }
-    }
+/// The names that an index has under a key.
+fn under<'a, K: Ord + Clone + 'a>(
+    index: &'a BTreeSet<(K, Name)>,
+    key: K,
+) -> impl Iterator<Item = &'a Name> + use<'a, K> {
+    index
+        .range((key.clone(), Name::cluster(""))..)
+        .take_while(move |(at, _)| *at == key)
+        .map(|(_, name)| name)
 }
 
 /// Names sort by namespace first, so a namespace is a range.

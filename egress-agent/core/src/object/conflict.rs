@@ -64,7 +64,7 @@ fn pods(a: &Pod, b: &Pod) -> Pod {
         uid: String::new(),
         runtime_uid: String::new(),
         created: a.created.max(b.created),
-        labels: super::Labels::new(),
+        labels: std::sync::Arc::default(),
         node: a.node.clone().max(b.node.clone()),
         // Only what both say exempts it from being closed.
         host_network: a.host_network && b.host_network,
@@ -76,7 +76,7 @@ fn pods(a: &Pod, b: &Pod) -> Pod {
         },
         ready: if a.ready == b.ready { a.ready } else { None },
         terminating: a.terminating && b.terminating,
-        ports: std::collections::BTreeMap::new(),
+        ports: std::sync::Arc::default(),
         netns: a.netns.clone().max(b.netns.clone()),
         owner: a
             .owner

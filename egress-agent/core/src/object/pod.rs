@@ -1,12 +1,13 @@
 //! Reads pods.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::field::{Field, Notes};
-use super::{Phase, Pod, Problem, metadata};
+use super::{NamedPorts, Phase, Pod, Problem, metadata};
 use crate::cidr;
 use crate::policy::{Protocol, parse::is_port_name};
 
@@ -18,8 +19,6 @@ const NETNS_ANNOTATION: &str = "egress-agent.dev/netns";
 /// `pkg/kubelet/types/pod_update.go`.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 const STATIC_UID_ANNOTATION: &str = "kubernetes.io/config.hash";
-
-type NamedPorts = BTreeMap<(Protocol, String), Vec<u16>>;
 
 pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
     let name = metadata::full_name(root)?;
@@ -33,14 +32,14 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
         uid: String::new(),
         runtime_uid: String::new(),
         created: None,
-        labels,
+        labels: Arc::new(labels),
         node: String::new(),
         host_network: false,
         addresses: BTreeSet::new(),
         phase: Phase::Other,
         ready: None,
         terminating: false,
-        ports: BTreeMap::new(),
+        ports: Arc::default(),
         netns,
         owner: None,
         unreadable: false,
@@ -64,13 +63,15 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
             .unwrap_or_default()
             .to_owned();
         pod.host_network = notes.needed(spec.flag("hostNetwork"));
+        let mut ports = NamedPorts::new();
         for (list, which) in [
             ("containers", Containers::All),
             ("initContainers", Containers::Restartable),
         ] {
-            let read = named_ports(&spec, list, which, &mut notes, &mut pod.ports);
+            let read = named_ports(&spec, list, which, &mut notes, &mut ports);
             notes.minor(read);
         }
+        pod.ports = Arc::new(ports);
     }
     if let Some(status) = notes.needed(root.get("status")) {
         let phase = notes.needed(phase(&status));
@@ -312,7 +313,7 @@ mod tests {
             ((Udp, "dns".to_owned()), [53].into()),
             ((Sctp, "mesh".to_owned()), [15001].into()),
         ]);
-        assert_eq!((read.ports, read.problems), (expected, vec![]));
+        assert_eq!((&*read.ports, read.problems), (&expected, vec![]));
     }
 
     #[test]
@@ -329,7 +330,7 @@ mod tests {
         ]}, {"ports": 5}, 7]),
         ));
         assert_eq!(
-            read.ports,
+            *read.ports,
             NamedPorts::from([((Tcp, "ok".to_owned()), [2].into())])
         );
         let fields: Vec<_> = read

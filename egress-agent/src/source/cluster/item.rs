@@ -54,15 +54,7 @@ impl Item {
 
 /// Of a text that cannot be decoded: whose it is, and nothing else that any kind could open with.
 fn name_only(text: &RawValue) -> Value {
-    const NAME: Shape = Shape::Only(&[(
-        "metadata",
-        Shape::Only(&[
-            ("name", Shape::All),
-            ("namespace", Shape::All),
-            ("resourceVersion", Shape::All),
-        ]),
-    )]);
-    let mut metadata = NAME
+    let mut metadata = Shape::NAME
         .parse(text.get())
         .ok()
         .and_then(|mut value| value.get_mut("metadata").map(Value::take))

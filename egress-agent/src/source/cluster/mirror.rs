@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::item::Item;
 use super::resource::{KINDS, Resource};
 use super::session::Said;
+use super::share::Shared;
 use crate::source::{Change, Place, SourceProblem};
 use crate::status::{Source, WatchSource};
 
@@ -25,6 +26,7 @@ const REPORTED: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Mirror {
     kinds: BTreeMap<Kind, Watched>,
+    shared: Shared,
     /// What became of objects since the last change was handed out.
     pending: BTreeMap<Key, Event>,
     /// As last handed out.
@@ -60,6 +62,7 @@ impl Mirror {
                 .into_iter()
                 .map(|kind| (kind, Watched::new(Resource::of(kind))))
                 .collect(),
+            shared: Shared::default(),
             pending: BTreeMap::new(),
             reported: None,
         }
@@ -76,12 +79,12 @@ impl Mirror {
             // An object of a list is no news before the list is complete.
             Said::Applied(item) => {
                 if let Some(listing) = &mut watched.listing {
-                    if let Some(object) = listing.take(item) {
+                    if let Some(object) = listing.take(item, &mut self.shared) {
                         listing.objects.insert(object.key().name, object);
                     }
                 } else {
                     watched.alive(now);
-                    if let Some(object) = watched.known.take(item) {
+                    if let Some(object) = watched.known.take(item, &mut self.shared) {
                         let key = object.key();
                         watched.known.objects.insert(key.name.clone(), ());
                         self.pending.insert(key, Event::Applied(object));
@@ -249,9 +252,12 @@ impl<T> Default for Contents<T> {
 
 impl<T> Contents<T> {
     /// Notes what is wrong with an item; returns its object.
-    fn take(&mut self, item: Item) -> Option<Object> {
+    fn take(&mut self, item: Item, shared: &mut Shared) -> Option<Object> {
         let object = match item.read {
-            Read::Object(object) => object,
+            Read::Object(mut object) => {
+                shared.share(&mut object);
+                object
+            }
             Read::Unusable(problem) => {
                 self.unusable.insert(problem);
                 return None;

@@ -19,6 +19,7 @@ mod item;
 mod mirror;
 mod resource;
 mod session;
+mod share;
 mod trim;
 
 use std::fmt;
@@ -45,6 +46,9 @@ const QUIET: Duration = Duration::from_millis(1);
 /// … unless it goes on for longer than this: of the 10 ms that a policy may take, the half.
 const BURST: Duration = Duration::from_millis(5);
 
+/// A change of so many objects leaves garbage that is worth giving back.
+const LARGE: usize = 1_000;
+
 /// Objects that wait to be taken in; beyond it the server is read more slowly.
 const BACKLOG: usize = 256;
 
@@ -54,6 +58,8 @@ pub struct ClusterSource {
     changes: mpsc::Receiver<Change>,
     /// As last handed out.
     last: Change,
+    /// It was a large one.
+    large: bool,
     stopped: bool,
     /// End with the source.
     _tasks: JoinSet<()>,
@@ -86,6 +92,7 @@ impl ClusterSource {
             client,
             changes,
             last: first.clone(),
+            large: false,
             stopped: false,
             _tasks: tasks,
         };
@@ -94,12 +101,17 @@ impl ClusterSource {
 
     /// The next change. Cancel safe: a change is handed out or stays.
     pub async fn next(&mut self) -> Change {
+        // Who asks for the next one is done with the last.
+        if std::mem::take(&mut self.large) {
+            memory::give_back();
+        }
         if let Some(change) = self.changes.recv().await {
             change.log_since(&self.last);
             if change.unseen.is_empty() && !self.last.unseen.is_empty() {
                 tracing::info!(objects = change.events.len(), "every kind was seen whole");
             }
             self.last = change.standing();
+            self.large = change.events.len() >= LARGE;
             return change;
         }
         if self.stopped {
