@@ -43,6 +43,13 @@ const RECORDS: &str = "pods";
 /// What did not work is tried again this often.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// After a pod took a spare table, the next one is made so much later: a plugin that calls for the
+/// next pod meanwhile is answered first.
+const LULL: Duration = Duration::from_millis(100);
+
+/// Where no spare table can be made, it is tried again this often.
+const NO_ROOM: Duration = Duration::from_secs(10);
+
 /// So long a CNI plugin may wait for its pod's object. The watch is behind the kubelet by
 /// milliseconds; who waits longer does not occupy the kubelet, which tries again.
 const HOLD: Duration = Duration::from_secs(5);
@@ -219,7 +226,12 @@ impl Agent {
     ) {
         // A point in time, not a span: whatever else keeps the task busy must not put it off.
         let mut due: Option<tokio::time::Instant> = None;
+        let mut room: Option<tokio::time::Instant> = None;
         loop {
+            room = self
+                .datapath
+                .lacks_room()
+                .then(|| room.unwrap_or_else(|| tokio::time::Instant::now() + LULL));
             due = self
                 .retry
                 .then(|| due.unwrap_or_else(|| tokio::time::Instant::now() + RETRY));
@@ -233,6 +245,9 @@ impl Agent {
                     self.reconcile(Instant::now());
                 }
                 () = at(self.next_answer()) => self.answer_plugins(),
+                () = at(room) => {
+                    room = (!self.prepare()).then(|| tokio::time::Instant::now() + NO_ROOM);
+                }
             }
         }
     }
@@ -248,7 +263,8 @@ impl Agent {
             self.started = true;
             // Even of nothing: what an earlier agent left must go.
             self.reconcile(seen);
-            self.prepare();
+            // What cannot be made ready now is tried again later.
+            let _ready: bool = self.prepare();
         } else if changed {
             self.reconcile(seen);
         } else {
@@ -297,6 +313,7 @@ impl Agent {
         match question {
             Request::Ping(reply) => drop(reply.send(())),
             Request::Explain { from, to, reply } => drop(reply.send(self.explain(&from, &to))),
+            Request::Serves(reply) => drop(reply.send(self.serves())),
             Request::Enforce { attachment, reply } => self.enforce(&attachment, reply),
             Request::Inspect { attachment, reply } => drop(reply.send(self.inspect(&attachment))),
         }

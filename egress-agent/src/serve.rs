@@ -45,6 +45,8 @@ pub enum Request {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Answer, String>>,
     },
+    /// Would a pod's sandbox be enforced?
+    Serves(oneshot::Sender<Outcome>),
     /// A pod's sandbox was made: answered when every policy that is known holds there (S56).
     Enforce {
         /// The sandbox.

@@ -221,6 +221,12 @@ pub fn endpoint(desired: &DesiredEndpoint, ruleset: u32, slot: u16, generation: 
     }
 }
 
+/// The slots that the next new endpoints get, in order.
+pub fn next_slots(have: &Image, limits: &Limits, count: usize) -> Vec<u16> {
+    let mut slots = Slots::new(have, limits.endpoints);
+    std::iter::from_fn(|| slots.take()).take(count).collect()
+}
+
 /// Free endpoint slots; one that was just left comes last.
 struct Slots {
     taken: BTreeSet<u16>,

@@ -120,6 +120,16 @@ impl Agent {
         }
     }
 
+    /// Hooks of pods that have not started: no connection is older.
+    pub(super) fn seed_nothing(&mut self, starting: &BTreeSet<u64>) {
+        for hook in starting {
+            if let Some(endpoint) = self.datapath.image().endpoints.get(hook) {
+                let slot = endpoint.slot.get();
+                self.datapath.seed_nothing(slot);
+            }
+        }
+    }
+
     /// Connections that are older than the hooks of these endpoints.
     pub(super) fn seed(&mut self, fresh: &BTreeSet<u64>, failures: &mut Vec<Failure>) {
         let endpoints: Vec<_> = fresh

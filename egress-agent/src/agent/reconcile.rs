@@ -47,11 +47,16 @@ impl Agent {
         self.program(seen);
     }
 
-    /// Fills the pool of spare tries.
-    pub(super) fn prepare(&mut self) {
-        if let Err(error) = self.datapath.prepare() {
-            self.observations.bpf_failed(error.map, error.op);
-            tracing::warn!(error = %chain(&error), "no spare tries: the next new ruleset waits for the kernel");
+    /// Fills the pool of spare tables. Says whether it could.
+    pub(super) fn prepare(&mut self) -> bool {
+        let datapath = &mut self.datapath;
+        match tokio::task::block_in_place(|| datapath.prepare()) {
+            Ok(()) => true,
+            Err(error) => {
+                self.observations.bpf_failed(error.map, error.op);
+                tracing::warn!(error = %chain(&error), "no spare tables: the next new ruleset or pod waits for the kernel");
+                false
+            }
         }
     }
 
@@ -186,9 +191,11 @@ impl Agent {
             });
         }
         let wanted = self.interfaces();
-        let mut fresh = self.attach(&wanted, &mut failures);
         // What has not started has nothing that is older, and is never open.
-        fresh.retain(|hook| !self.is_of_starting(*hook));
+        let (starting, fresh): (BTreeSet<u64>, BTreeSet<u64>) = self
+            .attach(&wanted, &mut failures)
+            .into_iter()
+            .partition(|hook| self.is_of_starting(*hook));
         // First as they were without policies: the hooks note what is opened towards the pods
         // while the kernel's table is asked for what is older.
         if !fresh.is_empty() {
@@ -200,6 +207,7 @@ impl Agent {
         match self.make_so(&BTreeSet::new()) {
             Ok(()) => {
                 self.observations.programmed(Stage::Total, seen.elapsed());
+                self.seed_nothing(&starting);
                 for _ in &fresh {
                     self.observations.pod_enforced(seen.elapsed());
                 }

@@ -61,7 +61,21 @@ impl Agent {
             since,
             reply,
         });
-        self.reconcile(since);
+        // Before everything was seen once nothing may follow from what is missing; the plugin is
+        // refused then, and the pod does not start.
+        if self.started {
+            self.reconcile(since);
+        }
+    }
+
+    /// Whether a sandbox would be enforced. That some pod is not is no reason to keep all others
+    /// from starting.
+    pub(super) fn serves(&self) -> Outcome {
+        if self.started {
+            Outcome::Done
+        } else {
+            Outcome::try_again(format!("not seen yet: {}", self.unseen.join(", ")))
+        }
     }
 
     /// Whether a sandbox is enforced as it was when it was made.
@@ -127,6 +141,9 @@ impl Agent {
 
     /// How far a pod is.
     fn standing(&self, pod: &PodId, hookable: bool) -> Outcome {
+        if !self.started {
+            return self.serves();
+        }
         let Some(object) = self.local(pod) else {
             return Outcome::try_again(format!(
                 "pod {pod} with uid {} has not been seen in the API yet; it may send nothing",

@@ -15,7 +15,7 @@ use egress_common::abi::{
     RulesetFrontend,
 };
 use egress_core::image::{Image, Placed, Step};
-use egress_core::plan::Limits;
+use egress_core::plan::{self, Limits};
 use egress_core::ports::PortSet;
 use egress_core::ruleset::RulesetKey;
 use zerocopy::network_endian::U32;
@@ -40,6 +40,10 @@ mod tables;
 /// Free slots that hold an empty trie, so that a new ruleset need not wait for a grace period of
 /// the kernel: more than the rulesets that one change usually brings.
 const SPARES: usize = 8;
+
+/// Slots of endpoints that have a table of inbound flows before there is an endpoint, for the same
+/// reason: the pods that start within [`Datapath::prepare`]'s reach. 426 kB each.
+const READY_SLOTS: usize = 4;
 
 /// Capacities the operator can set; the others are the object's.
 #[derive(Clone, Debug)]
@@ -203,14 +207,24 @@ impl Datapath {
         result
     }
 
-    /// Makes room for the next rulesets. Waits for grace periods: for idle times.
+    /// Makes room for the next rulesets and endpoints. Waits for grace periods: for idle times.
     pub fn prepare(&mut self) -> Result<(), TableError> {
         let first = self.image.next.ruleset.max(1);
         let taken: Vec<u32> = self.image.rulesets.keys().copied().collect();
         let free = (first..self.limits.rulesets)
             .chain(1..first.min(self.limits.rulesets))
             .filter(move |slot| !taken.contains(slot));
-        self.tables.prepare(free, SPARES)
+        self.tables.prepare(free, SPARES)?;
+        self.tables.make_ready(&self.next_slots())
+    }
+
+    /// Whether the next endpoint would wait for the kernel.
+    pub fn lacks_room(&self) -> bool {
+        !self.tables.are_ready(&self.next_slots())
+    }
+
+    fn next_slots(&self) -> Vec<u16> {
+        plan::next_slots(&self.image, &self.limits, READY_SLOTS)
     }
 
     /// Attaches the hooks of an interface, or takes over those that an earlier agent left.
@@ -301,6 +315,11 @@ impl Datapath {
     /// Notes flows that are older than an endpoint's hooks. Only for a slot that was just opened.
     pub fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
         self.tables.seed_inbound(slot, flows)
+    }
+
+    /// Nothing can be older than the hooks of this slot's endpoint.
+    pub fn seed_nothing(&mut self, slot: u16) {
+        self.tables.seed_nothing(slot);
     }
 
     /// Notes UDP flows that pods opened before their hooks were there.

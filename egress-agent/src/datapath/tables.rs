@@ -50,6 +50,8 @@ pub(super) struct Tables {
     spare: BTreeMap<u32, (MapData, MapData)>,
     /// Tables of inbound flows that were made just now, until older flows are noted in them.
     opened: BTreeMap<u16, MapData>,
+    /// Empty tables of slots that no endpoint uses yet.
+    ready: BTreeMap<u16, MapData>,
     /// Capacity of one trie.
     trie_entries: u32,
     /// Capacity of one endpoint's inbound flows.
@@ -87,6 +89,7 @@ impl Tables {
             inbound: take(ebpf, "INBOUND")?,
             spare: BTreeMap::new(),
             opened: BTreeMap::new(),
+            ready: BTreeMap::new(),
             trie_entries,
             inbound_entries,
             inner_types: InnerTypes::load().map_err(SetupError::InnerTypes)?,
@@ -173,11 +176,32 @@ impl Tables {
             .map_err(|e| failed("RULESET_CIDRS_V6", "update", e))
     }
 
-    /// A table for an endpoint's inbound flows, in place of the one of the slot's last user.
+    /// A table for an endpoint's inbound flows, in place of the one of the slot's last user. Without
+    /// one made ready this waits for a grace period of the kernel.
     pub(super) fn open_slot(&mut self, slot: u16) -> Result<(), TableError> {
-        let map = self.new_inbound(slot)?;
+        let map = match self.ready.remove(&slot) {
+            Some(map) => map,
+            None => self.new_inbound(slot)?,
+        };
         self.opened.insert(slot, map);
         Ok(())
+    }
+
+    /// Makes sure that these slots, which no endpoint uses, have empty tables, and no others.
+    pub(super) fn make_ready(&mut self, slots: &[u16]) -> Result<(), TableError> {
+        self.ready.retain(|slot, _| slots.contains(slot));
+        for slot in slots {
+            if !self.ready.contains_key(slot) {
+                let map = self.new_inbound(*slot)?;
+                self.ready.insert(*slot, map);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all of these slots have empty tables.
+    pub(super) fn are_ready(&self, slots: &[u16]) -> bool {
+        slots.iter().all(|slot| self.ready.contains_key(slot))
     }
 
     /// Notes flows that were opened towards an endpoint before its hooks were there. What the hooks
@@ -199,10 +223,16 @@ impl Tables {
         flows.iter().try_for_each(|(key, flow)| map.add(key, flow))
     }
 
+    /// Nothing is older than the hooks of a slot that was just opened.
+    pub(super) fn seed_nothing(&mut self, slot: u16) {
+        self.opened.remove(&slot);
+    }
+
     /// An empty table takes the place of one that nobody uses any more: the slot's next user must
     /// not see these flows.
     pub(super) fn close_slot(&mut self, slot: u16) -> Result<(), TableError> {
         self.opened.remove(&slot);
+        self.ready.remove(&slot);
         drop(self.new_inbound(slot)?);
         Ok(())
     }

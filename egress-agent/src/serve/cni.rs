@@ -52,10 +52,8 @@ async fn inspect(
     }
 }
 
-/// It would, when the agent task takes questions: it begins to after its first look. That some
-/// pod is not enforced is no reason to keep all others from starting.
 async fn serves(State(view): State<View>) -> Response {
-    answer(view.ask(Request::Ping).await.map(|()| Outcome::Done))
+    answer(view.ask(Request::Serves).await)
 }
 
 fn answer(outcome: Result<Outcome, NoAnswer>) -> Response {

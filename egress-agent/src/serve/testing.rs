@@ -90,6 +90,7 @@ async fn answer(mut requests: mpsc::Receiver<Request>) {
                 };
                 reply.send(answer).unwrap();
             }
+            Request::Serves(reply) => reply.send(Outcome::Done).unwrap(),
             Request::Enforce { attachment, reply } => {
                 let outcome = if attachment.name == "web" {
                     Outcome::Done

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 /// What a file's name ends with until it is whole. Not an ending that a container runtime takes
@@ -63,8 +63,13 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
 }
 
 fn dress(file: &File, before: Option<&fs::Metadata>, mode: Mode) -> io::Result<()> {
-    if let Some(before) = before {
-        std::os::unix::fs::fchown(file, Some(before.uid()), Some(before.gid()))?;
+    let now = file.metadata()?;
+    if let Some(before) = before.filter(|b| (b.uid(), b.gid()) != (now.uid(), now.gid())) {
+        match fchown(file, Some(before.uid()), Some(before.gid())) {
+            // Without CAP_CHOWN it becomes ours. Runtimes read it as root.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            outcome => outcome?,
+        }
     }
     let mode = match (mode, before) {
         (Mode::Of(mode), _) => mode,
