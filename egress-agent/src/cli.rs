@@ -7,6 +7,7 @@ mod check;
 mod cleanup;
 mod cni;
 mod drops;
+mod ending;
 mod explain;
 mod flow_log;
 mod listen;
@@ -71,7 +72,7 @@ struct SocketArgs {
 }
 
 /// Where the agent keeps what outlives it.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct PlacesArgs {
     /// Folder on a BPF file system below which programs, links and maps are pinned; one agent
     /// a folder.

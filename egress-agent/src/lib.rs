@@ -18,6 +18,7 @@
 //! * [`status`]: what the agent enforces.
 //! * [`terminal`]: text for people.
 //! * [`traffic`]: protocols and families by name.
+//! * [`uninstall`]: whether the agent ends because it is taken out of the cluster.
 
 pub mod agent;
 pub mod answer;
@@ -37,3 +38,4 @@ pub mod source;
 pub mod status;
 pub mod terminal;
 pub mod traffic;
+pub mod uninstall;

@@ -23,33 +23,42 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let PlacesArgs {
-            pin_root,
-            state_dir,
-        } = self.places;
-        let removed = match datapath::cleanup(&pin_root, self.force) {
+        let removed = match remove_all(&self.places, self.force) {
             Ok(removed) => removed,
             Err(errors) => {
                 for error in errors {
-                    complain(&format!("{:#}", anyhow::Error::from(error)));
+                    complain(&error);
                 }
                 return Ok(ExitCode::from(ERROR));
             }
         };
-        let state = state_folder(&state_dir, &pin_root);
-        match fs::remove_dir_all(&state) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                complain(&format!("removing {}: {error}", state.display()));
-                return Ok(ExitCode::from(ERROR));
-            }
-            _ => {}
-        }
         writeln!(
             io::stdout(),
-            "removed {} pins and folders below {}",
-            removed.len(),
-            pin_root.display()
+            "removed {removed} pins and folders below {}",
+            self.places.pin_root.display()
         )?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Removes everything an agent with these places ever made. Returns how many pins and folders
+/// that were, or a sentence for each that stays.
+pub(super) fn remove_all(places: &PlacesArgs, force: bool) -> Result<usize, Vec<String>> {
+    let PlacesArgs {
+        pin_root,
+        state_dir,
+    } = places;
+    let removed = datapath::cleanup(pin_root, force).map_err(|errors| {
+        errors
+            .into_iter()
+            .map(|error| format!("{:#}", anyhow::Error::from(error)))
+            .collect::<Vec<_>>()
+    })?;
+    let state = state_folder(state_dir, pin_root);
+    match fs::remove_dir_all(&state) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(vec![format!("removing {}: {error}", state.display())])
+        }
+        _ => Ok(removed.len()),
     }
 }

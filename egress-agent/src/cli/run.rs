@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use egress_core::compile::Options;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::ending::EndingArgs;
 use super::flow_log::FlowLogArgs;
 use super::listen::Listen;
 use super::sizes::SizesArgs;
@@ -105,6 +106,9 @@ pub(super) struct Args {
     )]
     cni_when_agent_down: WhenAgentDown,
 
+    #[command(flatten)]
+    ending: EndingArgs,
+
     /// Always allow traffic to the own node's addresses.
     #[arg(long, env = "EGRESS_ALLOW_OWN_NODE", value_parser = FalseyValueParser::new())]
     allow_own_node: bool,
@@ -164,6 +168,9 @@ impl Args {
         let annotations = self.manifests.is_some();
         let pod_rate = self.flow_log.flow_log_pod_rate;
         let flow_log = self.flow_log.settings(&self.node_name);
+        let ending = self
+            .ending
+            .with(self.kubeconfig.clone(), self.places.clone());
         let settings = Settings {
             options: Options {
                 node: self.node_name,
@@ -203,17 +210,25 @@ impl Args {
             // Before anything is attached: a signal during the start ends it in order too.
             let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-            let _keeper = installation
+            let keeper = installation
                 .map(Keeper::start)
                 .transpose()
                 .context("keeping the CNI plugin")?;
-            agent::run(settings, async move {
+            let mut terminated = false;
+            agent::run(settings, async {
                 tokio::select! {
-                    _ = terminate.recv() => tracing::info!("SIGTERM"),
+                    _ = terminate.recv() => {
+                        terminated = true;
+                        tracing::info!("SIGTERM");
+                    }
                     _ = interrupt.recv() => tracing::info!("SIGINT"),
                 }
             })
-            .await
+            .await?;
+            if terminated {
+                ending.end(keeper.as_ref()).await;
+            }
+            anyhow::Ok(())
         })?;
         Ok(ExitCode::SUCCESS)
     }
