@@ -37,6 +37,23 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    make(workspace, args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The agent's image for this machine, under the name that `deploy/` has.
+pub(crate) fn make_default(workspace: &Workspace, output: PathBuf) -> Result<()> {
+    let tag = concat!("docker.io/library/egress-agent:", env!("CARGO_PKG_VERSION"));
+    let args = Args {
+        tag: tag.parse()?,
+        output,
+        arch: None,
+        binary: None,
+    };
+    make(workspace, &args)
+}
+
+fn make(workspace: &Workspace, args: &Args) -> Result<()> {
     let architecture = args.arch.map_or_else(Architecture::own, Ok)?;
     let binary = if let Some(binary) = &args.binary {
         binary.clone()
@@ -59,7 +76,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         args.output.display(),
         args.tag
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// What the OCI image specification calls pre-defined annotation keys. The time of the build is

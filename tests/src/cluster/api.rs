@@ -17,6 +17,9 @@ use tokio::runtime::Runtime;
 /// Who the fields that a test writes belong to.
 const MANAGER: &str = "egress-tests";
 
+/// Requests that are under way together.
+const AT_ONCE: usize = 50;
+
 /// A connection to an API server, for tests that are no async code.
 pub struct Api {
     runtime: Runtime,
@@ -60,6 +63,30 @@ impl Api {
             .block_on(api.patch(&name, &patch, &Patch::Apply(object)))
             .with_context(|| format!("applying {object}"))?;
         serde_json::to_value(applied).context("an object as JSON")
+    }
+
+    /// Applies many objects of one kind and namespace, a few at a time.
+    pub fn apply_all(&self, objects: &[Value]) -> Result<()> {
+        let patch = PatchParams::apply(MANAGER).force();
+        for some in objects.chunks(AT_ONCE) {
+            let requests: Vec<_> = some
+                .iter()
+                .map(|object| {
+                    let (api, name) = self.of(object)?;
+                    let (patch, object) = (patch.clone(), object.clone());
+                    Ok(self.runtime.spawn(async move {
+                        api.patch(&name, &patch, &Patch::Apply(&object)).await
+                    }))
+                })
+                .collect::<Result<_>>()?;
+            for request in requests {
+                self.runtime
+                    .block_on(request)
+                    .context("a request panicked")?
+                    .context("applying objects")?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes the object and does not wait until it is gone.

@@ -1,13 +1,14 @@
 //! A machine of the cluster, seen from outside its namespaces.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::harness::NetNs;
+use crate::harness::{NetNs, until};
 
 /// One with the control plane, or a node.
 #[derive(Clone, Debug)]
@@ -60,6 +61,25 @@ impl Machine {
     /// Its network namespace.
     pub fn network(&self) -> Result<NetNs> {
         NetNs::at(&self.name, format!("/proc/{}/ns/net", self.init).into())
+    }
+
+    /// Its IPv4 address among the machines.
+    pub fn address(&self) -> Result<IpAddr> {
+        let number = match self.name.strip_prefix("node-") {
+            Some(index) => 10 + index.parse::<u8>().context("a node's number")?,
+            None => 1,
+        };
+        Ok(Ipv4Addr::new(172, 18, 0, number).into())
+    }
+
+    /// Waits until this address is free, and makes it the one that the node's next pod gets:
+    /// host-local counts on from the last one.
+    pub fn next_address(&self, address: Ipv4Addr) -> Result<()> {
+        let taken = self.path(&format!("/run/cni-ipam-state/pods/{address}"));
+        until("the address is free", || Ok(!taken.exists()))?;
+        let before = Ipv4Addr::from_bits(address.to_bits() - 1);
+        let path = self.path("/run/cni-ipam-state/pods/last_reserved_ip.0");
+        fs::write(&path, before.to_string()).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Where one of its files is for everybody else.

@@ -6,21 +6,28 @@
 //! test itself, on sockets that it makes in a pod's network namespace. Where a container's
 //! own first act matters, the container acts.
 
+mod agent;
 mod api;
+mod dns;
+pub mod install;
 mod machine;
 mod namespace;
 mod pod;
+mod stage;
 mod traffic;
 
 use std::env;
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 pub use api::Api;
+pub use dns::resolve;
 pub use machine::{Held, Machine};
 pub use namespace::Namespace;
 pub use pod::{Pod, PodSpec};
+pub use stage::Stage;
 pub use traffic::{Case, expect, soon};
 
 /// Image of a container that does nothing.
@@ -72,6 +79,32 @@ impl Cluster {
     /// A new namespace, whose name starts with `name` and is unique.
     pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<Namespace<'_>> {
         Namespace::new(self, name, labels)
+    }
+
+    /// For programs that take a file.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("shared/kubeconfig")
+    }
+
+    /// Ends a node and starts it again, as a power cut would.
+    pub fn restart(&self, node: &str) -> Result<()> {
+        let xtask = env::var_os("EGRESS_XTASK").context("EGRESS_XTASK names no xtask")?;
+        let name = self
+            .folder
+            .file_name()
+            .context("a cluster without a name")?;
+        let output = Command::new(xtask)
+            .args(["cluster", "--name"])
+            .arg(name)
+            .args(["restart", node])
+            .output()
+            .context("running xtask")?;
+        ensure!(
+            output.status.success(),
+            "restarting {node}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
     }
 
     fn machine(&self, name: &str) -> Result<Machine> {

@@ -36,7 +36,8 @@ pub struct Pod {
     /// Where it runs.
     pub node: String,
     name: String,
-    servers: Vec<Echo>,
+    /// By port, twice two of each: TCP and UDP, on both addresses.
+    servers: Vec<(u16, Echo)>,
 }
 
 impl PodSpec {
@@ -178,11 +179,17 @@ impl Pod {
         for address in self.addresses() {
             for port in ports {
                 let at = SocketAddr::new(address, *port);
-                self.servers.push(Echo::tcp(&self.ns, at)?);
-                self.servers.push(Echo::udp(&self.ns, at)?);
+                self.servers.push((*port, Echo::tcp(&self.ns, at)?));
+                self.servers.push((*port, Echo::udp(&self.ns, at)?));
             }
         }
         Ok(())
+    }
+
+    /// What arrived on a port so far: datagrams, and reads of connections.
+    pub fn received(&self, port: u16) -> u64 {
+        let here = self.servers.iter().filter(|(at, _)| *at == port);
+        here.map(|(_, server)| server.received()).sum()
     }
 }
 

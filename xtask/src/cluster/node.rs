@@ -22,6 +22,8 @@ const KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet.json";
 
 const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 
+const NETWORK_CONFIG: &str = "/etc/cni/net.d/10-pods.conflist";
+
 /// Two of the node's neighbours are known from the start: the way out, and the other nodes
 /// with their pods.
 pub(super) fn network(cluster: &Cluster, index: u8) -> Result<()> {
@@ -38,7 +40,7 @@ pub(super) fn network(cluster: &Cluster, index: u8) -> Result<()> {
     Ok(())
 }
 
-/// Writes what the programs read. Again at every start: only `/var` and `/opt` are data.
+/// Writes what the programs read.
 pub(super) fn configure(cluster: &Cluster, index: u8) -> Result<()> {
     let runc = process::find("runc").context("there is no runc here")?;
     for plugin in CNI_PLUGINS {
@@ -47,9 +49,10 @@ pub(super) fn configure(cluster: &Cluster, index: u8) -> Result<()> {
             &format!("/opt/cni/bin/{plugin}"),
         )?;
     }
-    // An agent of another boot may have chained its plugin; the CNI writes its file anew.
-    let network = cni(cluster.cni, index);
-    write("/etc/cni/net.d/10-pods.conflist", &pretty(&network)?)?;
+    // Once: it is on the node's disk, and others may have changed it since.
+    if !Path::new(NETWORK_CONFIG).exists() {
+        write(NETWORK_CONFIG, &pretty(&cni(cluster.cni, index))?)?;
+    }
     write(CONTAINERD_CONFIG, &containerd(&runc))?;
     write(KUBELET_CONFIG, &pretty(&kubelet(cluster, index))?)?;
     // What pods with the node's resolver get: nothing is out there to ask.

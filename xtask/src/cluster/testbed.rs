@@ -2,12 +2,15 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::state::{Cni, Folder};
-use super::{Up, lock, up};
+use super::state::{Cni, Folder, node_name};
+use super::{Up, lock, node, up};
+use crate::image;
 use crate::workspace::Workspace;
 
 /// Besides whatever else runs here.
@@ -24,6 +27,7 @@ impl Testbed {
     pub(crate) fn start(workspace: &Workspace) -> Result<Self> {
         let folder = Folder::new(workspace, NAME)?;
         let _lock = lock(&folder)?;
+        let image = agent_image(workspace)?;
         // One that was left over has seen other tests.
         up::down(&folder)?;
         let how = Up {
@@ -31,10 +35,14 @@ impl Testbed {
             cni: Cni::Ptp,
         };
         let cluster = up::up(workspace, NAME, &folder, &how)?;
-        Ok(Self {
+        let testbed = Self {
             folder,
-            programs: cluster.programs.into(),
-        })
+            programs: cluster.programs.clone().into(),
+        };
+        for index in cluster.indices() {
+            node::import(cluster.machine(&node_name(index))?, &image)?;
+        }
+        Ok(testbed)
     }
 
     /// Tells test programs where it is, and where kubectl and helm are.
@@ -55,6 +63,18 @@ impl Testbed {
             .env("PATH", path);
         Ok(())
     }
+}
+
+/// The image that `EGRESS_AGENT_IMAGE` names, or one that is made now.
+fn agent_image(workspace: &Workspace) -> Result<PathBuf> {
+    if let Some(given) = env::var_os("EGRESS_AGENT_IMAGE") {
+        return Ok(given.into());
+    }
+    let folder = workspace.target.join("cluster");
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    let output = folder.join("egress-agent.tar");
+    image::make_default(workspace, output.clone())?;
+    Ok(output)
 }
 
 impl Drop for Testbed {

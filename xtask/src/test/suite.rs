@@ -39,7 +39,7 @@ pub(super) const SUITES: [Suite; 4] = [
         packages: &["egress-tests"],
         programs: &["--features", "cluster", "--test", "cluster_*"],
         needs: Needs::Cluster,
-        asks_promtool: false,
+        asks_promtool: true,
     },
 ];
 

@@ -1,0 +1,166 @@
+//! The agent in the cluster, installed as the README says.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use super::Cluster;
+
+/// Where the README installs it.
+pub const NAMESPACE: &str = "egress-agent-system";
+
+/// Of the release, the DaemonSet, the ServiceAccount and the ClusterRole's last part.
+pub const NAME: &str = "egress-agent";
+
+/// Several tests of a program want one, and one of them installs it.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Whether there is a DaemonSet.
+pub fn is_installed(cluster: &Cluster) -> Result<bool> {
+    Ok(cluster.api.get(&daemonset())?.is_some())
+}
+
+/// `helm install --wait`, unless it is installed.
+pub fn by_helm(cluster: &Cluster) -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_installed(cluster)? {
+        return Ok(());
+    }
+    cluster.api.apply(&json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": NAMESPACE,
+            "labels": { "pod-security.kubernetes.io/enforce": "privileged" },
+        },
+    }))?;
+    let chart = chart();
+    cluster
+        .run(
+            "helm",
+            &[
+                "install",
+                NAME,
+                &chart,
+                "--namespace",
+                NAMESPACE,
+                "--wait",
+                "--timeout=120s",
+            ],
+        )
+        .map(drop)
+        .map_err(|error| told_why(cluster, error))
+}
+
+/// `helm uninstall --wait`.
+pub fn helm_uninstall(cluster: &Cluster) -> Result<()> {
+    cluster
+        .run(
+            "helm",
+            &["uninstall", NAME, "--namespace", NAMESPACE, "--wait"],
+        )
+        .map(drop)
+}
+
+/// `kubectl apply`, and waiting for it.
+pub fn by_manifest(cluster: &Cluster) -> Result<()> {
+    cluster.run("kubectl", &["apply", "--filename", &manifest()])?;
+    rolled_out(cluster)
+}
+
+/// `kubectl delete`, which waits.
+pub fn delete_manifest(cluster: &Cluster) -> Result<()> {
+    cluster
+        .run("kubectl", &["delete", "--filename", &manifest()])
+        .map(drop)
+}
+
+/// Waits until every node has an agent of the DaemonSet as it is now, and each is ready.
+pub fn rolled_out(cluster: &Cluster) -> Result<()> {
+    cluster
+        .run(
+            "kubectl",
+            &[
+                "--namespace",
+                NAMESPACE,
+                "rollout",
+                "status",
+                "daemonset/egress-agent",
+                "--timeout=120s",
+            ],
+        )
+        .map(drop)
+        .map_err(|error| told_why(cluster, error))
+}
+
+/// The agent's pods.
+pub fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
+    cluster.api.list(
+        &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "namespace": NAMESPACE } }),
+        "app.kubernetes.io/component=agent",
+    )
+}
+
+/// What names its DaemonSet.
+pub fn daemonset() -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "namespace": NAMESPACE, "name": NAME },
+    })
+}
+
+fn chart() -> String {
+    in_repository("deploy/chart")
+}
+
+fn manifest() -> String {
+    in_repository("deploy/install.yaml")
+}
+
+fn in_repository(path: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    root.join(path).display().to_string()
+}
+
+/// With what the agent says: a time-out alone tells nobody anything.
+fn told_why(cluster: &Cluster, error: anyhow::Error) -> anyhow::Error {
+    let ask = |arguments: &[&str]| {
+        cluster
+            .run("kubectl", arguments)
+            .unwrap_or_else(|error| format!("{error:#}"))
+    };
+    let pods = ask(&["--namespace", NAMESPACE, "describe", "pods"]);
+    let log = ask(&[
+        "--namespace",
+        NAMESPACE,
+        "logs",
+        "--selector=app.kubernetes.io/component=agent",
+        "--all-containers",
+        "--prefix",
+        "--tail=20",
+    ]);
+    error.context(format!("{pods}\n{log}"))
+}
+
+impl Cluster {
+    /// Runs a program that finds the cluster by `KUBECONFIG`.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(program)
+            .args(arguments)
+            .env("KUBECONFIG", self.kubeconfig())
+            .output()
+            .with_context(|| format!("running {program}"))?;
+        if !output.status.success() {
+            bail!(
+                "{program} {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
