@@ -346,7 +346,7 @@ fn agents_that_are_killed_over_and_over_neither_leak_nor_cut() {
         world.manifests.put(FILE, &cluster(0))?;
         world.start_agent()?;
         let traffic = Traffic::start(world, &a)?;
-        let rounds = times(20, 1000);
+        let rounds = usize::try_from(times(20, 1000))?;
         for round in 0..rounds {
             world.agent.kill()?;
             // Every fourth change comes while nobody looks.

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use egress_oracle::{Answer, Oracle};
 use egress_tests::generate::{Question, case};
 use egress_tests::harness::{binary, on_world};
-use egress_tests::length::times;
+use egress_tests::length::{is_long, is_sample, times};
 use egress_tests::parity::{Command, Core, Evaluator, Report, ask, kernel, run, wire};
 use serde_json::Value;
 
@@ -22,15 +22,13 @@ fn the_agents_command_answers_as_the_oracle_does() -> Result<()> {
     check(&run(&command, 1_000_000..1_000_100, 3)?)
 }
 
-/// Cases whose questions the kernel answers too, packet by packet.
-const KERNEL_CASES: u64 = 300;
-
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 #[expect(clippy::print_stdout, reason = "what was compared is worth reading")]
 fn the_kernel_answers_as_the_oracle_does() -> Result<()> {
     let first = 2_000_000;
-    let seeds = first..first + KERNEL_CASES;
+    let cases = u64::from(times(300, 10_000));
+    let seeds = first..first + cases;
     let report = kernel::in_own_namespaces(|node| kernel::run(node, seeds, 3))?;
     println!("{report}");
     let found: Vec<String> = report.mismatches.iter().map(ToString::to_string).collect();
@@ -38,7 +36,7 @@ fn the_kernel_answers_as_the_oracle_does() -> Result<()> {
     for (v4, allow) in [(true, true), (true, false), (false, true), (false, false)] {
         let packets = report.packets(v4, allow);
         ensure!(
-            packets >= 2_000,
+            packets >= 6 * cases,
             "{packets} packets only, IPv4 {v4}, allowed {allow}"
         );
     }
@@ -52,7 +50,7 @@ fn the_kernel_answers_as_the_oracle_does() -> Result<()> {
 fn frames_on_a_veth_are_let_through_as_the_oracle_says() {
     on_world(|world| {
         let first = 3_000_000;
-        let cases = times(25, 2_000);
+        let cases = u64::from(times(25, 2_000));
         let report = wire::run(world, first..first + cases)?;
         println!("{report}");
         ensure!(
@@ -68,8 +66,12 @@ fn frames_on_a_veth_are_let_through_as_the_oracle_says() {
             );
         }
         let missing = report.coverage.missing();
-        // In the sample most statements are drawn, in the long form all of them.
-        ensure!(missing.len() <= times(8, 0), "never drawn: {missing:?}");
+        // Some statements are too rare for a few clusters; thousands must meet them all.
+        let rare = if is_long() { 0 } else { 8 };
+        ensure!(
+            is_sample() || missing.len() <= rare,
+            "never drawn: {missing:?}"
+        );
         Ok(())
     });
 }

@@ -20,8 +20,8 @@ use serde_json::json;
 #[expect(clippy::print_stdout, reason = "what was compared is worth reading")]
 fn no_packet_sees_a_third_verdict_between_the_steps_of_a_change() -> Result<()> {
     let first = 5_000_000;
-    let seeds = first..first + times(100, 5_000);
-    let count = u64::try_from(seeds.clone().count())?;
+    let count = u64::from(times(100, 5_000));
+    let seeds = first..first + count;
     let report = kernel::in_own_namespaces(|node| kernel::updates(node, seeds))?;
     println!("{report}");
     let turned = |to: bool| report.turned.get(&to).copied().unwrap_or_default();
@@ -99,7 +99,7 @@ fn a_swap_of_policies_is_seen_whole_by_packets_that_flow() {
         };
         let (first, second) = (arrivals(one)?, arrivals(other)?);
         let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-        let swaps = times(30, 1_000);
+        let swaps = usize::try_from(times(30, 1_000))?;
         let total = thread::scope(|scope| -> Result<u64> {
             let sender = scope.spawn(|| {
                 a.ns.run(|| {

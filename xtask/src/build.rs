@@ -1,5 +1,6 @@
 //! `cargo xtask build`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -16,24 +17,25 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    let profile = if args.debug { "debug" } else { "release" };
     toolchain::ensure(workspace, Purpose::Build)?;
-    let mut cargo = workspace.cargo();
-    cargo.args(["build", "--package", "egress-agent"]);
-    if !args.debug {
-        cargo.arg("--release");
-    }
-    process::run(&mut cargo)?;
-    let agent = workspace.target.join(profile).join("egress-agent");
+    let agent = agent(workspace, args.debug)?;
     println!("{}", workspace.shown(&agent));
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds the agent, and says where it is.
+pub(crate) fn agent(workspace: &Workspace, debug: bool) -> Result<PathBuf> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--package", "egress-agent"]);
+    if !debug {
+        cargo.arg("--release");
+    }
+    process::run(&mut cargo)?;
+    let profile = if debug { "debug" } else { "release" };
+    Ok(workspace.target.join(profile).join("egress-agent"))
+}
+
 /// The release build that tests, demo and measurements run.
 pub(crate) fn release(workspace: &Workspace) -> Result<()> {
-    process::run(
-        workspace
-            .cargo()
-            .args(["build", "--release", "--package", "egress-agent"]),
-    )
+    agent(workspace, false).map(drop)
 }

@@ -11,6 +11,7 @@ mod build;
 mod chart;
 mod check;
 mod cluster;
+mod fuzz;
 mod image;
 mod privileges;
 mod process;
@@ -59,6 +60,8 @@ enum Command {
     Parity(program::ParityArgs),
     /// A real Kubernetes on this machine, for people and for tests (needs root)
     Cluster(cluster::Args),
+    /// Hostile input to what reads it, for as long as you like
+    Fuzz(fuzz::Args),
     /// The agent under Debian's kernels, oldest to newest, in emulated machines
     Vm(vm::Args),
 }
@@ -88,6 +91,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(args) => program::run(&workspace, "bench", &args.arguments),
         Command::Parity(args) => program::run(&workspace, "parity", &args.arguments()),
         Command::Cluster(args) => cluster::run(&workspace, &args),
+        Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Vm(args) => vm::run(&workspace, &args),
     }
 }

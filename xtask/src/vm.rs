@@ -14,6 +14,7 @@ mod qemu;
 mod report;
 mod selection;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// Download the newest of each kernel again
     #[arg(long)]
     refresh: bool,
+    /// The agent without optimisation, where building takes longer than running
+    #[arg(long)]
+    debug: bool,
     /// Seconds that one machine may take; an hour with --full
     #[arg(long)]
     limit: Option<u64>,
@@ -56,7 +60,12 @@ const LIMIT: Duration = Duration::from_mins(10);
 const FULL_LIMIT: Duration = Duration::from_hours(1);
 
 /// What must be here, and Debian's package of it.
-const NEEDED: [(&str, &str); 3] = [qemu::PROGRAM, ("dpkg-deb", "dpkg"), ("xz", "xz-utils")];
+const NEEDED: [(&str, &str); 4] = [
+    qemu::PROGRAM,
+    ("dpkg-deb", "dpkg"),
+    ("xz", "xz-utils"),
+    ("objcopy", "binutils"),
+];
 
 /// The guest's first process.
 const INIT: &str = "vm_suite";
@@ -90,8 +99,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     ensure_programs()?;
     toolchain::ensure(workspace, Purpose::Run)?;
-    build::release(workspace)?;
-    let programs = programs(workspace)?;
+    let programs = programs(workspace, args.debug)?;
 
     let mut total = Tally::default();
     let mut rows = Vec::new();
@@ -177,26 +185,28 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
     Ok((tally, row))
 }
 
-/// Builds what goes into the machines.
-fn programs(workspace: &Workspace) -> Result<Built> {
-    process::run(workspace.cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "egress-tests",
-        "--bin",
-        INIT,
-    ]))?;
+/// Builds what goes into the machines: the agent as it is released, and the tests as `cargo xtask
+/// test` has built them, so that running both builds nothing twice.
+fn programs(workspace: &Workspace, debug: bool) -> Result<Built> {
+    let agent = build::agent(workspace, debug)?;
+    process::run(
+        workspace
+            .cargo()
+            .args(["build", "--package", "egress-tests", "--bin", INIT]),
+    )?;
+    let folder = workspace.target.join("vm/programs");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let bin = |name: &str| format!("{}/{name}", image::PROGRAMS);
+    let lean = |source: &Path, path: String| -> Result<Program> {
+        Ok(Program {
+            source: without_debug_information(source, &folder)?,
+            path,
+        })
+    };
+    let init = workspace.target.join("debug").join(INIT);
     let mut programs = vec![
-        Program {
-            source: workspace.released(INIT),
-            path: "/init".to_owned(),
-        },
-        Program {
-            source: workspace.released("egress-agent"),
-            path: bin("egress-agent"),
-        },
+        lean(&init, "/init".to_owned())?,
+        lean(&agent, bin("egress-agent"))?,
     ];
     for name in ["ip", "tc"] {
         programs.push(Program {
@@ -205,22 +215,43 @@ fn programs(workspace: &Workspace) -> Result<Built> {
         });
     }
     let mut tests = Vec::new();
-    for program in PROGRAMS {
-        let path = bin(&format!("{}-{}", program.package, program.target));
-        programs.push(Program {
-            source: test_program(workspace, program)?,
-            path: path.clone(),
-        });
-        tests.push((path, program));
+    for package in BTreeSet::from_iter(PROGRAMS.map(|tests| tests.package)) {
+        let targets: Vec<Tests> = PROGRAMS
+            .into_iter()
+            .filter(|tests| tests.package == package)
+            .collect();
+        for (program, source) in targets.iter().zip(test_programs(workspace, &targets)?) {
+            let path = bin(&format!("{}-{}", program.package, program.target));
+            programs.push(lean(&source, path.clone())?);
+            tests.push((path, *program));
+        }
     }
     Ok(Built { programs, tests })
 }
 
-/// Builds a test target; only cargo's messages tell where it put the program.
-fn test_program(workspace: &Workspace, tests: Tests) -> Result<PathBuf> {
+/// A copy that is a tenth of the size: the machine has its files in memory.
+fn without_debug_information(program: &Path, folder: &Path) -> Result<PathBuf> {
+    let name = program.file_name().context("a program without a name")?;
+    let copy = folder.join(name);
+    process::output(
+        Command::new("objcopy")
+            .arg("--strip-debug")
+            .arg(program)
+            .arg(&copy),
+    )?;
+    Ok(copy)
+}
+
+/// Builds test targets of one package; only cargo's messages tell where it put the programs.
+fn test_programs(workspace: &Workspace, targets: &[Tests]) -> Result<Vec<PathBuf>> {
     let mut cargo = workspace.cargo();
-    cargo.args(["test", "--release", "--no-run", "--package", tests.package]);
-    cargo.args(["--test", tests.target]);
+    cargo.args(["test", "--no-run"]);
+    if let Some(tests) = targets.first() {
+        cargo.args(["--package", tests.package]);
+    }
+    for tests in targets {
+        cargo.args(["--test", tests.target]);
+    }
     cargo.args(["--message-format", "json-render-diagnostics"]);
     println!("$ {}", process::shown(&cargo));
     let output = cargo
@@ -230,10 +261,18 @@ fn test_program(workspace: &Workspace, tests: Tests) -> Result<PathBuf> {
     if !output.status.success() {
         bail!("{} ended with {}", process::shown(&cargo), output.status);
     }
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .find_map(|line| executable(line, tests.target))
-        .with_context(|| format!("cargo names no program of the test target {}", tests.target))
+    let messages = String::from_utf8_lossy(&output.stdout);
+    targets
+        .iter()
+        .map(|tests| {
+            messages
+                .lines()
+                .find_map(|line| executable(line, tests.target))
+                .with_context(|| {
+                    format!("cargo names no program of the test target {}", tests.target)
+                })
+        })
+        .collect()
 }
 
 fn executable(message: &str, target: &str) -> Option<PathBuf> {
@@ -293,6 +332,7 @@ mod tests {
             kernel: kernel.iter().map(ToString::to_string).collect(),
             full,
             refresh: false,
+            debug: false,
             limit: None,
         }
     }

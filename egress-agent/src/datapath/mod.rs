@@ -22,6 +22,7 @@ use zerocopy::network_endian::U32;
 
 pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
+pub use self::inner::InnerTypes;
 pub use self::links::Technique;
 use self::tables::{CounterTables, Tables, hook_key};
 use crate::metrics::{AllowedCount, DropCount, Kernel, ReadError, Readings};
@@ -32,6 +33,7 @@ use crate::traffic::Family;
 mod ask;
 mod bpffs;
 mod error;
+mod inner;
 mod links;
 mod load;
 mod sys;

@@ -1,5 +1,5 @@
-//! Calls of bpf(2) that aya does not offer: creating an inner map with type information, writing raw
-//! entries, one or many at once, and detaching a pinned link.
+//! Calls of bpf(2) that aya does not offer: loading bare type information and creating a map with it,
+//! writing raw entries, one or many at once, detaching a pinned link, and pinning anew.
 
 #![expect(unsafe_code, reason = "raw system calls")]
 
@@ -11,92 +11,47 @@ use std::path::Path;
 
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 
-/// Sizes of the keys and values of inner maps, in bytes.
-const INNER_SIZES: [u32; 5] = [4, 8, 16, 20, 24];
-
-/// Type information (BTF) for the maps outside the object: the inner maps of RULESET_CIDRS and
-/// INBOUND.
-///
-/// From 5.15 to 6.2 an inner map must equal the object's template in what its BTF says of timers, and
-/// "no BTF" differs from "no timer" (`bpf_map_meta_equal`). Every kernel takes maps that have it, so
-/// there is one way for all.
-#[derive(Debug)]
-pub(super) struct InnerTypes(OwnedFd);
-
-impl InnerTypes {
-    /// Loads it: for every size in [`INNER_SIZES`] a struct of so many bytes, as tries demand of keys
-    /// (Documentation/bpf/btf.rst).
-    pub(super) fn load() -> io::Result<Self> {
-        const INT: u32 = 1 << 24;
-        const ARRAY: u32 = 3 << 24;
-        const STRUCT_OF_ONE: u32 = 4 << 24 | 1;
-        const STRINGS: &[u8; 4] = b"\0u8\0";
-        // 1: u8, of 8 bits. Then pairs: an array of type 1 indexed by type 1, and a struct of it.
-        let mut types: Vec<u32> = vec![1, INT, 1, 8];
-        for (size, id) in INNER_SIZES.into_iter().zip((2..).step_by(2)) {
-            types.extend([0, ARRAY, 0, 1, 1, size, 0, STRUCT_OF_ONE, size, 0, id, 0]);
-        }
-        let length = u32::try_from(types.len() * 4).unwrap_or(u32::MAX);
-        let mut bytes: Vec<u8> = Vec::new();
-        // Magic, version 1, no flags; then the header's length and where types and strings are.
-        bytes.extend(0xeb9f_u16.to_ne_bytes());
-        bytes.extend([1, 0]);
-        for word in [24, 0, length, length, 4].into_iter().chain(types) {
-            bytes.extend(u32::to_ne_bytes(word));
-        }
-        bytes.extend(STRINGS);
-        let mut attr = zeroed();
-        // SAFETY: this member of the union is the one BPF_BTF_LOAD reads, and any bytes are a value of
-        // it.
-        let btf = unsafe { &mut attr.__bindgen_anon_7 };
-        btf.btf = address(&bytes);
-        btf.btf_size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let number = call(bpf_cmd::BPF_BTF_LOAD, &mut attr)?;
-        // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(number) }))
-    }
-
-    /// Makes a map that can be an inner map. Of `name` the first 15 bytes show in `bpftool map`.
-    pub(super) fn create_map(
-        &self,
-        name: &str,
-        map_type: bpf_map_type,
-        sizes: (u32, u32),
-        entries: u32,
-        flags: u32,
-    ) -> io::Result<OwnedFd> {
-        let (key, value) = sizes;
-        let mut attr = zeroed();
-        // SAFETY: the first member of the union is the one BPF_MAP_CREATE reads, and any bytes are a
-        // value of it.
-        let map = unsafe { &mut attr.__bindgen_anon_1 };
-        #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
-        let map_type = map_type as u32;
-        map.map_type = map_type;
-        map.key_size = key;
-        map.value_size = value;
-        map.max_entries = entries;
-        map.map_flags = flags;
-        // The last byte stays zero.
-        for (place, byte) in map.map_name.iter_mut().take(15).zip(name.bytes()) {
-            *place = c_char::from_ne_bytes([byte]);
-        }
-        map.btf_fd = fd(self.0.as_fd());
-        map.btf_key_type_id = struct_of(key)?;
-        map.btf_value_type_id = struct_of(value)?;
-        let number = call(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
-        // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
-        Ok(unsafe { OwnedFd::from_raw_fd(number) })
-    }
+/// `BPF_BTF_LOAD` of type information in the kernel's format.
+pub(super) fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: this member of the union is the one BPF_BTF_LOAD reads, and any bytes are a value of it.
+    let btf = unsafe { &mut attr.__bindgen_anon_7 };
+    btf.btf = address(bytes);
+    btf.btf_size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let number = call(bpf_cmd::BPF_BTF_LOAD, &mut attr)?;
+    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// The type of a struct of so many bytes in [`InnerTypes`].
-fn struct_of(size: u32) -> io::Result<u32> {
-    INNER_SIZES
-        .into_iter()
-        .zip((3..).step_by(2))
-        .find_map(|(known, id)| (known == size).then_some(id))
-        .ok_or_else(|| io::Error::other(format!("no inner map has {size} bytes")))
+/// `BPF_MAP_CREATE` of a map whose key and value have a size and a type of `btf` each.
+pub(super) fn create_map(
+    name: &str,
+    map_type: bpf_map_type,
+    entries: u32,
+    flags: u32,
+    btf: BorrowedFd<'_>,
+    key: (u32, u32),
+    value: (u32, u32),
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: the first member of the union is the one BPF_MAP_CREATE reads, and any bytes are a value
+    // of it.
+    let map = unsafe { &mut attr.__bindgen_anon_1 };
+    #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
+    let map_type = map_type as u32;
+    map.map_type = map_type;
+    map.max_entries = entries;
+    map.map_flags = flags;
+    // The last byte stays zero.
+    for (place, byte) in map.map_name.iter_mut().take(15).zip(name.bytes()) {
+        *place = c_char::from_ne_bytes([byte]);
+    }
+    map.btf_fd = fd(btf);
+    (map.key_size, map.btf_key_type_id) = key;
+    (map.value_size, map.btf_value_type_id) = value;
+    let number = call(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
+    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// `BPF_MAP_UPDATE_BATCH` (5.6, of tries 5.16): all keys in one call. `keys` and `values` hold

@@ -17,7 +17,8 @@ use zerocopy::network_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::error::{SetupError, TableError};
-use super::sys::{self, InnerTypes};
+use super::inner::InnerTypes;
+use super::sys;
 
 /// `BPF_F_NO_PREALLOC`, which LPM tries demand.
 const NO_PREALLOC: u32 = 1;

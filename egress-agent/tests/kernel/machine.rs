@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{
-    Array, ArrayOfMaps, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, RingBuf,
+    Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf,
 };
 use aya::programs::tc::{TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, ProgramType, SchedClassifier, TcAttachType};
 use aya::sys::is_helper_supported;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
-use aya_obj::generated::bpf_func_id;
+use aya_obj::generated::{bpf_func_id, bpf_map_type};
+use egress_agent::datapath::InnerTypes;
 use egress_common::abi::{
     Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
     FRONTEND_ALLOW, FrontendKey, HookKey, PORTS_FIRST, PORTS_FIXED_BITS, PORTS_PRESENT, PortsData,
@@ -35,8 +36,6 @@ pub(crate) const RING_BYTES: u32 = 64 << 10;
 
 /// `BPF_F_NO_PREALLOC`
 const NO_PREALLOC: u32 = 1;
-/// `BPF_MAP_TYPE_LRU_HASH`
-const LRU_HASH: u32 = 9;
 
 /// Offsets in `struct __sk_buff`, an interface of the kernel that does not change.
 mod sk_buff {
@@ -110,10 +109,17 @@ impl Machine {
         for name in ["from_pod", "to_pod", "ask", "empty"] {
             program(&mut ebpf, name).load().unwrap();
         }
-        let v4 = Trie::create(1024, NO_PREALLOC).unwrap();
-        let v6 = Trie::create(1024, NO_PREALLOC).unwrap();
-        let inbound = aya_obj::Map::new_from_params(LRU_HASH, 24, 16, 256, 0);
-        let inbound = MapData::create(inbound, "inbound", None).unwrap();
+        let types = InnerTypes::load().unwrap();
+        let inner = |name, kind, sizes, entries, flags| {
+            MapData::from_fd(types.create_map(name, kind, sizes, entries, flags).unwrap()).unwrap()
+        };
+        let trie = bpf_map_type::BPF_MAP_TYPE_LPM_TRIE;
+        let v4 = inner("cidrs_v4", trie, (8, 4), 1024, NO_PREALLOC);
+        let v4: Trie<4> = Map::from_map_data(v4).unwrap().try_into().unwrap();
+        let v6 = inner("cidrs_v6", trie, (20, 4), 1024, NO_PREALLOC);
+        let v6: Trie<16> = Map::from_map_data(v6).unwrap().try_into().unwrap();
+        let lru = bpf_map_type::BPF_MAP_TYPE_LRU_HASH;
+        let inbound = inner("inbound", lru, (24, 16), 256, 0);
         let outer = ebpf.map_mut("RULESET_CIDRS_V4").unwrap();
         let mut outer: ArrayOfMaps<_, Trie<4>> = outer.try_into().unwrap();
         outer.set(RULESET, &v4, 0).unwrap();

@@ -29,7 +29,7 @@ pub(super) const SUITES: [Suite; 4] = [
     },
     Suite {
         name: "traffic, updates and parity",
-        packages: &["egress-tests"],
+        packages: &["egress-tests", "egress-fuzz"],
         programs: &[],
         needs: Needs::Kernel,
         asks_promtool: false,
@@ -51,7 +51,7 @@ const KERNEL_THREADS: &str = "--test-threads=2";
 const PROMTOOL: &str = "promtool";
 
 /// Tests that can go on for hours look for it: `egress_tests::length`, `egress-core`'s plan tests.
-const LONG: &str = "EGRESS_TESTS_LONG";
+const LENGTH: &str = "EGRESS_TESTS_LENGTH";
 
 /// What this machine can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Suite {
     ) -> Result<Tally> {
         let mut cargo = self.command(workspace, filter, machine)?;
         if long {
-            cargo.env(LONG, "1");
+            cargo.env(LENGTH, "long");
         }
         // Taken down when the suite is over.
         let cluster = self

@@ -21,13 +21,13 @@ pub(super) const PROGRAM: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86
 /// leaves garbage in the flags behind it, of which a 6.12 died.
 const PROCESSOR: &str = "Nehalem,+rdrand,-cx16";
 
-/// In MiB. The programs in memory, and what the maps of a few agents take.
-const MEMORY: &str = "1024";
+/// In MiB. The programs in memory, twice at the start, and what the maps of a few agents take.
+const MEMORY: &str = "1536";
 
 /// What the kernel is told. Words that it does not know and that have a `=` are the
 /// environment of the first process.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off nowatchdog \
-    egress.vm PATH=/bin EGRESS_AGENT_BIN=/bin/egress-agent";
+    egress.vm PATH=/bin EGRESS_AGENT_BIN=/bin/egress-agent EGRESS_TESTS_LENGTH=sample";
 
 /// How a machine ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

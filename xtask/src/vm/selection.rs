@@ -14,7 +14,7 @@ pub(super) struct Tests {
 
 /// Every hook, family and protocol at least once; what differs between kernels more often:
 /// attaching, adopting, letting go, parsing, the map types.
-pub(super) const PROGRAMS: [Tests; 8] = [
+pub(super) const PROGRAMS: [Tests; 11] = [
     Tests {
         package: "egress-agent",
         target: "kernel",
@@ -84,6 +84,27 @@ pub(super) const PROGRAMS: [Tests; 8] = [
             "a_filter_that_was_there_before_still_runs_after_a_pass",
             "cleanup_leaves_the_neighbours_filter",
         ],
+    },
+    Tests {
+        package: "egress-tests",
+        target: "parity",
+        sample: &[
+            "the_kernel_answers_as_the_oracle_does",
+            "frames_on_a_veth_are_let_through_as_the_oracle_says",
+        ],
+    },
+    Tests {
+        package: "egress-tests",
+        target: "updates",
+        sample: &[
+            "no_packet_sees_a_third_verdict_between_the_steps_of_a_change",
+            "a_swap_of_policies_is_seen_whole_by_packets_that_flow",
+        ],
+    },
+    Tests {
+        package: "egress-tests",
+        target: "faults",
+        sample: &["an_agent_that_is_killed_at_any_write_is_followed_by_one_that_finishes"],
     },
 ];
 

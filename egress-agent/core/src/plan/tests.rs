@@ -39,7 +39,7 @@ impl Random {
 /// `cargo xtask test --long`
 #[expect(clippy::disallowed_methods, reason = "only the length of a test")]
 fn is_long() -> bool {
-    std::env::var_os("EGRESS_TESTS_LONG").is_some()
+    std::env::var_os("EGRESS_TESTS_LENGTH").is_some_and(|length| length == "long")
 }
 
 const PODS: u64 = 6;
