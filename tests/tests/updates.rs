@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use egress_tests::harness::objects::{egress, port, to_blocks};
 use egress_tests::harness::{NetNs, OUTSIDE, PodSpec, on_world, until};
-use egress_tests::length::times;
+use egress_tests::length::{is_sample, times};
 use egress_tests::parity::kernel;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use serde_json::json;
@@ -25,14 +25,16 @@ fn no_packet_sees_a_third_verdict_between_the_steps_of_a_change() -> Result<()> 
     let report = kernel::in_own_namespaces(|node| kernel::updates(node, seeds))?;
     println!("{report}");
     let turned = |to: bool| report.turned.get(&to).copied().unwrap_or_default();
+    // In a sample anything may be missing.
     ensure!(
-        report.transitions == count
-            && report.steps > 8 * count
-            && report.packets > 200 * count
-            && report.cut > count / 6
-            && report.replies > 10 * count
-            && turned(true) > count / 2
-            && turned(false) > count / 2,
+        is_sample()
+            || report.transitions == count
+                && report.steps > 8 * count
+                && report.packets > 200 * count
+                && report.cut > count / 6
+                && report.replies > 10 * count
+                && turned(true) > count / 2
+                && turned(false) > count / 2,
         "too tame"
     );
     Ok(())

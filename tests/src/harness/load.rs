@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use super::NetNs;
+use crate::length::is_sample;
 
 /// Time between two datagrams: 5,000 a second, far below what a receive buffer holds
 /// while its reader waits for a processor.
@@ -30,6 +31,8 @@ impl Load {
         let ns = ns.again()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        // Or the senders would be all that an emulated processor does.
+        let pace = if is_sample() { 20 * PACE } else { PACE };
         let thread = thread::spawn(move || {
             ns.run(|| {
                 let mut socket = UdpSocket::bind(any)?;
@@ -40,7 +43,7 @@ impl Load {
                     if sent.is_multiple_of(datagrams_a_flow) {
                         socket = UdpSocket::bind(any)?;
                     }
-                    thread::sleep(PACE);
+                    thread::sleep(pace);
                 }
                 Ok(sent)
             })
