@@ -6,6 +6,7 @@
 mod check;
 mod cleanup;
 mod cni;
+mod completions;
 mod drops;
 mod ending;
 mod explain;
@@ -19,7 +20,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::answer::Verdict;
 use crate::serve::SOCKET;
@@ -32,7 +33,17 @@ const ERROR: u8 = 2;
 
 /// Decides, in the kernel, what each pod of a Kubernetes node may send.
 #[derive(Debug, Parser)]
-#[command(name = "egress-agent", version, propagate_version = true)]
+#[command(
+    name = "egress-agent",
+    version,
+    propagate_version = true,
+    after_help = "\
+What would happen to a packet, on any machine:
+  egress-agent check --manifests manifests/ --from shop/web --to 192.0.2.10:443
+What an agent on this node enforces, and what it dropped:
+  egress-agent status
+  egress-agent drops"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -47,6 +58,7 @@ enum Command {
     Drops(drops::Args),
     Cni(cni::Args),
     Cleanup(cleanup::Args),
+    Completions(completions::Args),
 }
 
 /// How an answer is printed.
@@ -94,6 +106,11 @@ struct PlacesArgs {
     state_dir: PathBuf,
 }
 
+/// The command line as data: for completions, the reference, and tests of what documents say.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line of this process, and does what it says.
 pub fn main() -> ExitCode {
     let command = match Cli::try_parse() {
@@ -116,6 +133,7 @@ pub fn main() -> ExitCode {
         Command::Drops(args) => args.run(),
         Command::Cni(args) => args.run(),
         Command::Cleanup(args) => args.run(),
+        Command::Completions(args) => args.run(),
     };
     done.unwrap_or_else(|error| {
         if reader_is_gone(&error) {
@@ -162,13 +180,11 @@ fn reader_is_gone(error: &anyhow::Error) -> bool {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_definition_is_consistent_and_every_flag_has_help() {
-        let mut command = Cli::command();
+        let mut command = command();
         command.build();
         command.clone().debug_assert();
         for sub in command.get_subcommands() {

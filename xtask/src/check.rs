@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::chart;
+use crate::docs;
 use crate::process;
 use crate::toolchain::{self, Compiler, Purpose};
 use crate::workspace::Workspace;
@@ -27,7 +28,7 @@ enum Outcome {
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     // Clippy compiles the agent, whose build script compiles the kernel programs.
     let compiler = toolchain::ensure(workspace, Purpose::Build)?.compiler();
-    let checks: [(&str, &dyn Fn() -> Result<Outcome>); 7] = [
+    let checks: [(&str, &dyn Fn() -> Result<Outcome>); 8] = [
         ("formatting", &|| formatting(workspace)),
         ("lints", &|| lints(workspace)),
         ("lints of the kernel programs", &|| {
@@ -37,6 +38,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
         ("crate boundaries", &|| crate_boundaries(workspace)),
         ("the chart and what is derived from it", &|| {
             deployment(workspace)
+        }),
+        ("generated references", &|| {
+            findings(&docs::outdated(workspace)?)
         }),
         ("dependencies (cargo-deny)", &|| dependencies(workspace)),
     ];

@@ -12,6 +12,7 @@ mod chart;
 mod check;
 mod cluster;
 mod fuzz;
+mod docs;
 mod image;
 mod privileges;
 mod process;
@@ -50,6 +51,8 @@ enum Command {
     Render,
     /// Formatting, lints, crate boundaries, dependencies, the chart
     Check,
+    /// Write the references from the code: docs/reference, and man pages into target/docs/man
+    Docs,
     /// Every test this machine can run, and a list of those it cannot
     Test(test::Args),
     /// A tour on this machine: pods, a policy, dropped packets (needs root)
@@ -86,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Image(args) => image::run(&workspace, &args),
         Command::Render => chart::render(&workspace),
         Command::Check => check::run(&workspace),
+        Command::Docs => docs::run(&workspace),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Demo(args) => program::run(&workspace, "demo", &args.arguments),
         Command::Bench(args) => program::run(&workspace, "bench", &args.arguments),

@@ -31,6 +31,9 @@ impl Agent {
         self.status.send_if_modified(|last| {
             let changed = **last != status;
             if changed {
+                if last.ready != status.ready {
+                    told(&status);
+                }
                 *last = Arc::new(status);
             }
             changed
@@ -312,6 +315,20 @@ impl Agent {
                 }
             })
             .collect()
+    }
+}
+
+/// Readiness came or went: the one line of the log that says whether all is well.
+fn told(status: &Status) {
+    if status.ready {
+        tracing::info!(
+            pods = status.pods.len(),
+            policies = status.policies.len(),
+            problems = status.problems.len(),
+            "ready"
+        );
+    } else {
+        tracing::warn!(waiting_for = status.waiting_for.join("; "), "not ready");
     }
 }
 

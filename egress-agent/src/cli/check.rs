@@ -21,10 +21,21 @@ use crate::query::{Destination, Subject};
 use crate::source;
 use crate::terminal::Colour;
 
+/// Below `--help`. A test of the documents parses every line of it.
+const EXAMPLES: &str = r#"Examples:
+  egress-agent check --manifests manifests/ --from shop/web --to 192.0.2.10:443
+  egress-agent check --manifests manifests/ --from shop/web --to '[2001:db8::1]:53/UDP' -o json
+  egress-agent check --manifests manifests/ --from shop/web --to shop/db:5432
+  egress-agent check --manifests manifests/ --from shop/web --to shop/svc/db:5432
+  egress-agent check --manifests manifests/ --from shop/web --to 192.0.2.10/ICMP
+  echo '{"from":"shop/web","to":"192.0.2.10:443"}' |
+    egress-agent check --manifests manifests/ --batch -"#;
+
 /// Says whether a pod may send somewhere, without a kernel.
 ///
 /// Exits with 0 for allow, 1 for deny, 2 for an error.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Folder with the objects: every *.yaml, *.yml and *.json below it.
     #[arg(long, value_name = "DIR", env = "EGRESS_MANIFESTS")]

@@ -8,10 +8,19 @@ use super::{ERROR, PlacesArgs, complain};
 use crate::datapath;
 use crate::source::state_folder;
 
+/// Below `--help`. A test of the documents parses every line of it.
+const EXAMPLES: &str = "\
+Examples:
+  # after the agent was stopped for good
+  egress-agent cleanup
+  # of an agent that had places of its own
+  egress-agent cleanup --pin-root /sys/fs/bpf/other --state-dir /run/other";
+
 /// Detaches and unpins everything: pods send freely afterwards.
 ///
 /// Refuses while an agent runs on the pin root.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     pub(super) places: PlacesArgs,

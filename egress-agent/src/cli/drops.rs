@@ -9,9 +9,17 @@ use crate::serve::client::Client;
 use crate::serve::{Line, Wanted};
 use crate::terminal::Colour;
 
+/// Below `--help`. A test of the documents parses every line of it.
+const EXAMPLES: &str = "\
+Examples:
+  egress-agent drops
+  egress-agent drops -f --pod shop/web
+  egress-agent drops -f -n shop --reason no-rule -o json";
+
 /// Shows dropped packets with the policies behind them: the last 1,024, and with -f also those
 /// to come.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Go on with drops as they happen.
     #[arg(short, long)]

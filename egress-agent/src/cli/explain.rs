@@ -7,11 +7,18 @@ use super::{Output, SocketArgs, check, client_runtime, exit_code};
 use crate::query::{Destination, Subject};
 use crate::serve::client::Client;
 
+/// Below `--help`. A test of the documents parses every line of it.
+const EXAMPLES: &str = "\
+Examples:
+  egress-agent explain shop/web --to 192.0.2.10:443
+  egress-agent explain shop/web --to shop/svc/db:5432 -o json";
+
 /// Says whether a pod may send somewhere, by the live tables of the running agent, and where
 /// these differ from what the objects ask for.
 ///
 /// Exits with 0 for allow, 1 for deny, 2 for an error.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The pod that sends.
     #[arg(value_name = "NS/POD")]

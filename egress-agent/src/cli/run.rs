@@ -24,12 +24,23 @@ use crate::metrics::WorkloadLabels;
 use crate::pods::CACHE_DIR;
 use crate::source::Origin;
 
+/// Below `--help`. A test of the documents parses every line of it.
+const EXAMPLES: &str = r"Examples:
+  # objects from the API server, by KUBECONFIG or the service account of the pod this runs in
+  egress-agent run --node-name node-1
+  # objects from files; pods name their network namespace by an annotation
+  egress-agent run --manifests manifests/ --node-name node-1
+  # another agent on the same machine has places of its own
+  egress-agent run --manifests other/ --node-name node-2 --http-addr 127.0.0.1:9811 \
+    --socket /run/other.sock --pin-root /sys/fs/bpf/other --state-dir /run/other";
+
 /// One thread for the agent task, which blocks while it writes tables, one for records and one
 /// for scrapes; the machine's other processors are the pods'.
 const THREADS: usize = 3;
 
 /// Enforces the policies on the pods of this node, until SIGTERM; enforcement stays then.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Name of this node: pods whose `spec.nodeName` it is are enforced.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
@@ -165,6 +176,12 @@ impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let installation = self.installation();
         logging::init(self.log_format, &self.log_level)?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            node = self.node_name,
+            socket = %self.socket.socket.display(),
+            "egress-agent starts"
+        );
         let annotations = self.manifests.is_some();
         let pod_rate = self.flow_log.flow_log_pod_rate;
         let flow_log = self.flow_log.settings(&self.node_name);

@@ -12,8 +12,14 @@ use crate::terminal::Colour;
 /// Exit code of `--wait-ready` when the agent answers and is not ready.
 const NOT_READY: u8 = 1;
 
+/// Below `--help`. A test of the documents parses every line of it.
+const EXAMPLES: &str = r#"Examples:
+  egress-agent status
+  egress-agent status -o json | jq '.pods[] | select(.state == "denied")'"#;
+
 /// Shows what the running agent enforces: problems, pods, policies, rulesets, map fill.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(flatten)]
     socket: SocketArgs,

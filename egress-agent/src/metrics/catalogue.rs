@@ -161,7 +161,9 @@ pub const SOURCE_PROBLEMS: Metric = Metric {
     name: "egress_source_problems",
     kind: Kind::Gauge,
     labels: &[Label::one_of("kind", || {
-        vec![ProblemKind::Object.name(), ProblemKind::File.name()]
+        let source = |kind: &ProblemKind| *kind != ProblemKind::Enforcement;
+        let kinds = ProblemKind::ALL.into_iter().filter(source);
+        kinds.map(ProblemKind::name).collect()
     })],
     help: "Input that cannot be read, by what it is; what it names is closed.",
 };
@@ -227,7 +229,7 @@ pub const EVENTS_LOST: Metric = Metric {
     name: "egress_events_lost_total",
     kind: Kind::Counter,
     labels: &[],
-    help: "Drop records that found the ring buffer full; their packets are counted all the same.",
+    help: "Drop records left out, above a pod's share of a second or for want of room; their packets are counted all the same.",
 };
 
 /// The flow log.
@@ -355,6 +357,12 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         for metric in ALL {
             assert!(metric.help.ends_with('.'), "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind.name() == "counter",
+                "{}",
+                metric.name
+            );
             for label in metric.labels {
                 match label.values {
                     Values::OneOf(values) => assert!(!values().is_empty(), "{}", label.name),

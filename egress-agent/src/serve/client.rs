@@ -33,7 +33,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no socket, or nobody behind it.
-    #[error("no agent listens on {}", .0.display())]
+    #[error("no agent listens on {}: does it run, and with this --socket?", .0.display())]
     NoAgent(PathBuf),
     /// The socket is root's.
     #[error("not allowed to connect to {}; run this as root", .0.display())]

@@ -471,7 +471,10 @@ mod tests {
         let error = served.client.status().await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("no agent listens on {}", path.display())
+            format!(
+                "no agent listens on {}: does it run, and with this --socket?",
+                path.display()
+            )
         );
     }
 
