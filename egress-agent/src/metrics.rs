@@ -8,9 +8,11 @@ mod collectors;
 mod counters;
 mod kernel;
 mod observations;
+mod openmetrics;
 mod text;
 
 pub use counters::{Counters, Scrape, Series, WorkloadLabels};
 pub use kernel::{AllowedCount, DropCount, Kernel, ReadError, Readings};
 pub use observations::{Observations, Stage};
+pub use openmetrics::open_metrics;
 pub use text::render;

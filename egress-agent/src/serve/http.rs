@@ -5,7 +5,7 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 
@@ -14,6 +14,9 @@ use crate::metrics;
 
 /// Content type of Prometheus' text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Content type of the OpenMetrics text format.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The routes.
 pub fn router(view: View) -> Router {
@@ -24,7 +27,8 @@ pub fn router(view: View) -> Router {
         .with_state(view)
 }
 
-async fn metrics(State(view): State<View>) -> Response {
+async fn metrics(State(view): State<View>, headers: HeaderMap) -> Response {
+    let open_metrics = wants_open_metrics(&headers);
     // System calls, one or two an endpoint: not on a thread that other requests wait for.
     let text = tokio::task::spawn_blocking(move || {
         let attribution = view.attribution.borrow().clone();
@@ -41,10 +45,25 @@ async fn metrics(State(view): State<View>) -> Response {
     })
     .await;
     match text {
+        Ok(Ok(text)) if open_metrics => (
+            [(header::CONTENT_TYPE, OPEN_METRICS)],
+            metrics::open_metrics(&text),
+        )
+            .into_response(),
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
+}
+
+/// Who names the format at all can read it: Prometheus puts it first, a browser leaves it out.
+fn wants_open_metrics(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|format| format.trim().starts_with("application/openmetrics-text"))
 }
 
 async fn healthz(State(view): State<View>) -> Response {
@@ -135,6 +154,20 @@ mod tests {
             text.contains("egress_bpf_errors_total{map=\"COUNTERS\",op=\"iterate\"} 1\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn open_metrics_is_for_those_who_ask() {
+        let accepts = |value: &'static str| {
+            let value = axum::http::HeaderValue::from_static(value);
+            wants_open_metrics(&HeaderMap::from_iter([(header::ACCEPT, value)]))
+        };
+        // As Prometheus 2.42 asks.
+        assert!(accepts(
+            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+        ));
+        assert!(!accepts("text/html,*/*;q=0.8"));
+        assert!(!wants_open_metrics(&HeaderMap::new()));
     }
 
     #[tokio::test]
