@@ -20,6 +20,7 @@ mod netns;
 pub mod objects;
 mod pod;
 mod probe;
+pub mod prometheus;
 pub mod raw;
 mod wait;
 mod wire;

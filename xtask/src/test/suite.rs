@@ -32,7 +32,7 @@ pub(super) const SUITES: [Suite; 4] = [
         packages: &["egress-tests", "egress-fuzz"],
         programs: &[],
         needs: Needs::Kernel,
-        asks_promtool: false,
+        asks_promtool: true,
     },
     Suite {
         name: "in a cluster",
@@ -47,7 +47,7 @@ pub(super) const SUITES: [Suite; 4] = [
 /// in the kernel, and timing matters to some.
 const KERNEL_THREADS: &str = "--test-threads=2";
 
-/// Part of the name of every test that starts promtool.
+/// Part of the name of every test that starts promtool, or Prometheus itself.
 const PROMTOOL: &str = "promtool";
 
 /// Tests that can go on for hours look for it: `egress_tests::length`, `egress-core`'s plan tests.

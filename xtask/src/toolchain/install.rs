@@ -68,7 +68,7 @@ pub(super) fn all(workspace: &Workspace, plan: &Plan, survey: &Survey) -> Result
         };
         bpf_linker(workspace, &llvm)?;
     }
-    if *promtool && let Err(error) = extract_promtool(workspace) {
+    if *promtool && let Err(error) = extract_prometheus(workspace) {
         println!("no promtool ({error:#}): the tests that ask it are skipped");
     }
     Ok(())
@@ -101,8 +101,8 @@ fn apt() -> Command {
 }
 
 /// Installing the package would start a Prometheus on this machine, and all that is wanted
-/// is one program of it.
-fn extract_promtool(workspace: &Workspace) -> Result<()> {
+/// are its two programs.
+fn extract_prometheus(workspace: &Workspace) -> Result<()> {
     let prefix = workspace.toolchain();
     let folder = prefix.join("prometheus");
     let programs = prefix.join("bin");
@@ -129,8 +129,10 @@ fn extract_promtool(workspace: &Workspace) -> Result<()> {
             .arg(&package)
             .arg(&folder),
     )?;
-    fs::rename(folder.join("usr/bin/promtool"), programs.join("promtool"))
-        .context("the package has no promtool")?;
+    for program in ["promtool", "prometheus"] {
+        fs::rename(folder.join("usr/bin").join(program), programs.join(program))
+            .with_context(|| format!("the package has no {program}"))?;
+    }
     fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Plan {
     pub(super) packages: BTreeSet<String>,
     /// Build bpf-linker.
     pub(super) linker: bool,
-    /// Take promtool out of Debian's package.
+    /// Take promtool and Prometheus out of Debian's package.
     pub(super) promtool: bool,
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Plan {
         if *promtool {
             writeln!(
                 f,
-                "  - promtool, taken out of Debian's package prometheus into the target directory; nothing is installed"
+                "  - promtool and prometheus, taken out of Debian's package prometheus into the target directory; nothing is installed"
             )?;
         }
         Ok(())

@@ -107,7 +107,7 @@ pub(crate) struct Survey {
     pub(super) llvm: Option<PathBuf>,
     /// Debian packages of the [`PROGRAMS`] that are not there.
     pub(super) packages: BTreeSet<&'static str>,
-    /// Prometheus' own checker of metrics.
+    /// Prometheus' own checker of metrics and rules; `None` without Prometheus beside it.
     pub(super) promtool: Option<PathBuf>,
 }
 
@@ -123,14 +123,12 @@ impl Survey {
                 .filter(|(program, _)| process::find(program).is_none())
                 .map(|(_, package)| package)
                 .collect(),
-            promtool: process::find("promtool").or_else(|| {
-                let own = workspace.toolchain().join("bin/promtool");
-                own.is_file().then_some(own)
-            }),
+            promtool: prometheus(workspace, "prometheus")
+                .and_then(|_| prometheus(workspace, "promtool")),
         }
     }
 
-    /// Whether the tests that ask promtool can run.
+    /// Whether the tests that ask promtool and Prometheus can run.
     pub(crate) fn has_promtool(&self) -> bool {
         self.promtool.is_some()
     }
@@ -200,6 +198,14 @@ fn versions(text: &str) -> Option<(u32, u32)> {
     let minor = field("release: 1.")?.split('.').next()?.parse().ok()?;
     let llvm = field("LLVM version: ")?.split('.').next()?.parse().ok()?;
     Some((minor, llvm))
+}
+
+/// A program of Debian's package `prometheus`: this machine's, or the one that was taken out.
+fn prometheus(workspace: &Workspace, program: &str) -> Option<PathBuf> {
+    process::find(program).or_else(|| {
+        let own = workspace.toolchain().join("bin").join(program);
+        own.is_file().then_some(own)
+    })
 }
 
 fn linker(workspace: &Workspace) -> Option<PathBuf> {
