@@ -62,8 +62,9 @@ pub(crate) fn parse(words: &[String], whole: bool) -> Result<(), String> {
         kind,
         ErrorKind::MissingRequiredArgument | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
     );
-    // `completions SHELL`
-    let placeholder = kind == ErrorKind::InvalidValue && words.iter().any(|w| is_placeholder(w));
+    // `completions SHELL`, `explain NS/POD`
+    let refused = matches!(kind, ErrorKind::InvalidValue | ErrorKind::ValueValidation);
+    let placeholder = refused && words.iter().any(|word| is_placeholder(word));
     if help || (!whole && (left_out || placeholder)) {
         return Ok(());
     }
@@ -139,7 +140,10 @@ fn is_agent(word: &str) -> bool {
 }
 
 fn is_placeholder(word: &str) -> bool {
-    word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase())
+    word.len() > 1
+        && word
+            .chars()
+            .all(|c| c.is_ascii_uppercase() || "/:[]".contains(c))
 }
 
 /// A subcommand or a flag; not the rest of a sentence.
