@@ -11,8 +11,19 @@ use crate::cni::install::conflist::Entry;
 use crate::cni::install::{Done, Installation};
 use crate::cni::spec::WhenAgentDown;
 
+/// Below `--help`. A test of the documents parses every line of it.
+const EXAMPLES: &str = "\
+Examples:
+  # by hand; the chart's DaemonSet does it with an init container
+  egress-agent cni install --bin-dir /opt/cni/bin --conf-dir /etc/cni/net.d
+  # pods start without waiting where no agent runs
+  egress-agent cni install --when-agent-down start
+  # on a node that was down when the agent was uninstalled
+  egress-agent cni uninstall --bin-dir /opt/cni/bin --conf-dir /etc/cni/net.d";
+
 /// Puts the CNI plugin on this node, or takes it away: pods then start isolated.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,

@@ -8,9 +8,6 @@ use crate::page::{Page, Part};
 
 const NAME: &str = "egress-agent";
 
-/// Commands that documents already speak of, and the next change brings.
-const COMING: [&str; 1] = ["cni"];
-
 /// A command line.
 pub(crate) struct Line {
     /// Its words, from `egress-agent` on.
@@ -47,12 +44,6 @@ pub(crate) fn lines(page: &Page) -> Vec<Line> {
 
 /// Parses as the agent would. Of a mention a missing argument is no fault.
 pub(crate) fn parse(words: &[String], whole: bool) -> Result<(), String> {
-    if words
-        .get(1)
-        .is_some_and(|word| COMING.contains(&word.as_str()))
-    {
-        return Ok(());
-    }
     let Err(error) = egress_agent::cli::command().try_get_matches_from(words) else {
         return Ok(());
     };
@@ -149,17 +140,6 @@ fn is_placeholder(word: &str) -> bool {
 /// A subcommand or a flag; not the rest of a sentence.
 fn is_argument(word: &str) -> bool {
     word.starts_with('-') || word.starts_with(|c: char| c.is_ascii_lowercase())
-}
-
-#[test]
-fn what_is_coming_has_not_come() {
-    let command = egress_agent::cli::command();
-    for coming in COMING {
-        assert!(
-            command.find_subcommand(coming).is_none(),
-            "{coming} is there: take it out of COMING"
-        );
-    }
 }
 
 #[test]
