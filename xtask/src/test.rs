@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Take hours: a thousand kills instead of twenty, every write refused instead of some
     #[arg(long)]
     long: bool,
+    /// Run the tests in a real Kubernetes cluster too: some five minutes more
+    #[arg(long)]
+    cluster: bool,
     /// Run only tests whose name contains this
     #[arg(long)]
     filter: Option<String>,
@@ -50,7 +53,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     if let Some(obstacle) = &machine.obstacle {
         println!("Tests in the kernel are skipped here: {obstacle}");
     }
-    if let Some(obstacle) = &machine.no_cluster {
+    if !args.cluster {
+        println!("Tests in a cluster are left out: --cluster runs them");
+    } else if let Some(obstacle) = &machine.no_cluster {
         println!("Tests in a cluster are skipped here: {obstacle}");
     }
     if let Some(obstacle) = &machine.no_helm {
@@ -58,8 +63,12 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
 
     let mut total = Tally::default();
-    for (index, suite) in SUITES.iter().enumerate() {
-        println!("\n== [{}/{}] {}", index + 1, SUITES.len(), suite.name);
+    let suites: Vec<_> = SUITES
+        .iter()
+        .filter(|suite| args.cluster || !suite.is_in_a_cluster())
+        .collect();
+    for (index, suite) in suites.iter().enumerate() {
+        println!("\n== [{}/{}] {}", index + 1, suites.len(), suite.name);
         let tally = suite.run(workspace, args.filter.as_deref(), &machine, args.long)?;
         println!("{}: {}", suite.name, tally.counts());
         total.add(tally);
