@@ -28,9 +28,10 @@ const CRATES: [&str; 5] = [
 ];
 
 /// Flags of other programs.
-const OF_OTHERS: [(&str, &str); 2] = [
+const OF_OTHERS: [(&str, &str); 3] = [
     ("arch", "cargo xtask image"),
     ("disable-network-policy", "k3s"),
+    ("wait", "helm"),
 ];
 
 #[test]
