@@ -25,6 +25,7 @@ use egress_core::store::{Changed, Store};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use self::events::Events;
 use self::starting::Starting;
 use crate::attribution::Attribution;
 use crate::datapath::{Datapath, Sizes};
@@ -144,20 +145,27 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         observations,
         retry: false,
     };
-    let reader = agent.datapath.take_events();
+    let mut events = Events::new(
+        agent.datapath.take_events(),
+        attribution_view,
+        drops,
+        flow_log,
+    );
     agent.hear(first);
 
     let http = axum::serve(listener, http::router(view.clone()));
-    tokio::select! {
+    let ended = tokio::select! {
         () = shutdown => {
             tracing::info!("ending; what is enforced stays enforced");
             Ok(())
         }
         result = http.into_future() => result.context("serving HTTP"),
         result = socket.serve(view) => result.context("serving the socket"),
-        never = events::forward(reader, attribution_view, drops, flow_log) => match never {},
+        never = events.forward() => match never {},
         () = agent.work(source, changes, questions) => Ok(()),
-    }
+    };
+    events.finish();
+    ended
 }
 
 /// Waits until `due`; for ever when there is none.

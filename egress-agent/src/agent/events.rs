@@ -18,26 +18,56 @@ use crate::flows::FlowLog;
 /// programs let an endpoint send.
 const FETCH: Duration = Duration::from_millis(50);
 
-/// Forwards records for ever.
-pub(super) async fn forward(
+/// The kernel's ring and its readers.
+pub(super) struct Events {
+    /// None where the kernel has none for us.
     ring: Option<RingBuf<MapData>>,
     attribution: watch::Receiver<Arc<Attribution>>,
     drops: Arc<DropLog>,
-    mut flows: Option<FlowLog>,
-) -> Infallible {
-    let Some(mut ring) = ring else {
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::time::sleep(FETCH).await;
+    flows: Option<FlowLog>,
+}
+
+impl Events {
+    pub(super) const fn new(
+        ring: Option<RingBuf<MapData>>,
+        attribution: watch::Receiver<Arc<Attribution>>,
+        drops: Arc<DropLog>,
+        flows: Option<FlowLog>,
+    ) -> Self {
+        Self {
+            ring,
+            attribution,
+            drops,
+            flows,
+        }
+    }
+
+    /// Forwards records for ever. [`Self::finish`] is for what comes after the last look.
+    pub(super) async fn forward(&mut self) -> Infallible {
+        loop {
+            tokio::time::sleep(FETCH).await;
+            self.fetch();
+        }
+    }
+
+    /// Forwards what the ring still holds, and lets the readers write what they keep.
+    pub(super) fn finish(mut self) {
+        self.fetch();
+    }
+
+    /// Empties the ring.
+    fn fetch(&mut self) {
+        let Some(ring) = &mut self.ring else {
+            return;
+        };
         let mut batch = Vec::new();
         let clocks = Clocks::now();
         {
-            let owners = attribution.borrow();
+            let owners = self.attribution.borrow();
             while let Some(item) = ring.next() {
                 match Record::read_from_bytes(&item) {
                     Ok(record) => {
-                        if let Some(flows) = &mut flows {
+                        if let Some(flows) = &mut self.flows {
                             flows.take(&record, clocks, &owners);
                         }
                         if record.reason != Reason::Allowed.number() {
@@ -52,10 +82,10 @@ pub(super) async fn forward(
         }
         let now = Instant::now();
         if !batch.is_empty() {
-            drops.push(batch, now);
+            self.drops.push(batch, now);
         }
-        drops.advance(now);
-        if let Some(flows) = &mut flows {
+        self.drops.advance(now);
+        if let Some(flows) = &mut self.flows {
             flows.advance(now);
         }
     }

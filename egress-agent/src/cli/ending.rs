@@ -1,6 +1,6 @@
 //! What `run` does when it is told to end: nothing, unless it is taken out of the cluster.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::builder::FalseyValueParser;
 
@@ -8,13 +8,13 @@ use super::PlacesArgs;
 use super::cleanup::remove_all;
 use crate::cni::install::keeper::Keeper;
 use crate::source::cluster;
-use crate::uninstall::{self, OwnDaemonSet, Standing};
+use crate::uninstall::{OwnDaemonSet, Standing, Watched};
 
 /// How the end of an installation is told from a restart.
 #[derive(Debug, clap::Args)]
 pub(super) struct EndingArgs {
-    /// The agent's own DaemonSet. When the agent is told to end and its DaemonSet is gone or going,
-    /// or its rights are, it takes the CNI plugin out; otherwise everything stays.
+    /// The agent's own DaemonSet, which it may get, list and watch. When the agent is told to end and
+    /// its DaemonSet is gone or going, it takes the CNI plugin out; otherwise everything stays.
     #[arg(long, value_name = "NAMESPACE/NAME", env = "EGRESS_DAEMONSET")]
     daemonset: Option<OwnDaemonSet>,
 
@@ -30,18 +30,26 @@ pub(super) struct EndingArgs {
 /// What is left to do when the agent is told to end.
 #[derive(Debug)]
 pub(super) struct Ending {
-    daemonset: Option<OwnDaemonSet>,
-    kubeconfig: Option<PathBuf>,
+    daemonset: Option<Watched>,
     /// What goes besides the CNI plugin.
     cleanup: Option<PlacesArgs>,
 }
 
 impl EndingArgs {
-    /// With the API server to ask, and what `cleanup` would remove.
-    pub(super) fn with(self, kubeconfig: Option<PathBuf>, places: PlacesArgs) -> Ending {
+    /// Begins to watch the DaemonSet, with the API server to ask and what `cleanup` would remove.
+    pub(super) async fn start(self, kubeconfig: Option<&Path>, places: PlacesArgs) -> Ending {
+        let daemonset = match self.daemonset {
+            None => None,
+            Some(own) => match cluster::connect(kubeconfig).await {
+                Ok((client, _server)) => Some(Watched::start(client, own)),
+                Err(error) => {
+                    tracing::warn!(%error, "--daemonset: an uninstallation will not be noticed");
+                    None
+                }
+            },
+        };
         Ending {
-            daemonset: self.daemonset,
-            kubeconfig,
+            daemonset,
             cleanup: self.cleanup_on_uninstall.then_some(places),
         }
     }
@@ -53,8 +61,7 @@ impl Ending {
         let Some(own) = &self.daemonset else {
             return;
         };
-        let client = cluster::connect(self.kubeconfig.as_deref());
-        match uninstall::standing(client, own).await {
+        match own.standing().await {
             Standing::Stays(why) => tracing::info!("{why}: what is enforced stays enforced"),
             Standing::Goes(why) => {
                 tracing::info!("{why}: taking out what the agent made on this node");

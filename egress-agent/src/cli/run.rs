@@ -185,9 +185,8 @@ impl Args {
         let annotations = self.manifests.is_some();
         let pod_rate = self.flow_log.flow_log_pod_rate;
         let flow_log = self.flow_log.settings(&self.node_name);
-        let ending = self
-            .ending
-            .with(self.kubeconfig.clone(), self.places.clone());
+        let (ending, kubeconfig) = (self.ending, self.kubeconfig.clone());
+        let places = self.places.clone();
         let settings = Settings {
             options: Options {
                 node: self.node_name,
@@ -231,6 +230,7 @@ impl Args {
                 .map(Keeper::start)
                 .transpose()
                 .context("keeping the CNI plugin")?;
+            let ending = ending.start(kubeconfig.as_deref(), places).await;
             let mut terminated = false;
             agent::run(settings, async {
                 tokio::select! {

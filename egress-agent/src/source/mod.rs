@@ -33,7 +33,8 @@ impl Origin {
         match self {
             Self::Manifests(folder) => Ok(Access::Manifests(folder.clone())),
             Self::Cluster { kubeconfig } => {
-                let client = cluster::connect(kubeconfig.as_deref()).await?;
+                let (client, server) = cluster::connect(kubeconfig.as_deref()).await?;
+                tracing::info!(%server, "objects come from the API server");
                 Ok(Access::Cluster(client))
             }
         }

@@ -56,12 +56,12 @@ pub enum ConnectError {
     },
 }
 
-/// A client of the API server that `kubeconfig` names; without it `KUBECONFIG`, without that
-/// the service account. Sends nothing yet.
+/// A client of the API server that `kubeconfig` names, and where that is; without it `KUBECONFIG`,
+/// without that the service account. Sends nothing yet.
 ///
 /// The user's own `~/.kube/config` is not looked at: a daemon that enforces whatever cluster
 /// somebody worked with last would be a surprise.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<(Client, Uri), ConnectError> {
     let mut config = configuration(kubeconfig).await?;
     config.connect_timeout = Some(CONNECT);
     // The watches wait and ask again themselves, and say so.
@@ -71,11 +71,13 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
         HeaderValue::from_static(concat!("egress-agent/", env!("CARGO_PKG_VERSION"))),
     ));
     let server = config.cluster_url.clone();
-    tracing::info!(%server, "objects come from the API server");
-    Client::try_from(config).map_err(|error| ConnectError::Credentials {
-        server,
-        reason: chain(&error),
-    })
+    match Client::try_from(config) {
+        Ok(client) => Ok((client, server)),
+        Err(error) => Err(ConnectError::Credentials {
+            server,
+            reason: chain(&error),
+        }),
+    }
 }
 
 async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, ConnectError> {
