@@ -322,6 +322,7 @@ impl Agent {
             Request::Ping(reply) => drop(reply.send(())),
             Request::Explain { from, to, reply } => drop(reply.send(self.explain(&from, &to))),
             Request::Serves(reply) => drop(reply.send(self.serves())),
+            Request::Survey(reply) => drop(reply.send(self.survey())),
             Request::Enforce { attachment, reply } => self.enforce(&attachment, reply),
             Request::Inspect { attachment, reply } => drop(reply.send(self.inspect(&attachment))),
         }

@@ -20,7 +20,7 @@ use crate::drops::DropLog;
 use crate::evaluate::Target;
 use crate::metrics::{Counters, Observations};
 use crate::query::Subject;
-use crate::status::Status;
+use crate::status::{Status, Warning};
 
 pub use stream::{Line, Wanted};
 
@@ -47,6 +47,8 @@ pub enum Request {
     },
     /// Would a pod's sandbox be enforced?
     Serves(oneshot::Sender<Outcome>),
+    /// What is looked for only when somebody asks.
+    Survey(oneshot::Sender<Vec<Warning>>),
     /// A pod's sandbox was made: answered when every policy that is known holds there (S56).
     Enforce {
         /// The sandbox.

@@ -3,6 +3,7 @@
 //! Other programs read it: fields are added, never renamed or given another meaning.
 
 mod text;
+mod warning;
 
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use text::render;
+pub use warning::{Warning, WarningKind, warnings};
 
 /// [`Status::schema`] of this version.
 pub const SCHEMA: &str = "egress-agent.dev/status/v1";
@@ -30,6 +32,9 @@ pub struct Status {
     pub waiting_for: Vec<String>,
     /// What could not be read or enforced.
     pub problems: Vec<Problem>,
+    /// What works, and deserves a look all the same.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
     /// Where objects come from.
     pub sources: Vec<Source>,
     /// Every policy seen.
@@ -52,6 +57,7 @@ impl Status {
             ready: false,
             waiting_for: vec!["the first look at the sources".to_owned()],
             problems: Vec::new(),
+            warnings: Vec::new(),
             sources: Vec::new(),
             policies: Vec::new(),
             pods: Vec::new(),

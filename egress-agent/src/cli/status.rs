@@ -28,6 +28,11 @@ pub(super) struct Args {
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 
+    /// With json, too: compare the kernel's tables with what the agent wrote, and look for other
+    /// programs on the pods' hooks. Text always has it.
+    #[arg(long)]
+    survey: bool,
+
     /// Waits so many seconds for the agent to be ready; exits with 1 if it is not by then.
     #[arg(long, value_name = "SECONDS")]
     wait_ready: Option<u64>,
@@ -39,6 +44,7 @@ impl Args {
         let status = client_runtime()?.block_on(async {
             match self.wait_ready {
                 Some(seconds) => client.ready(Duration::from_secs(seconds)).await,
+                None if self.survey || self.output == Output::Text => client.survey().await,
                 None => client.status().await,
             }
         })?;

@@ -45,14 +45,7 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
         missing: missing_capabilities(),
         source,
     };
-    let coarse = is_helper_supported(
-        ProgramType::SchedClassifier,
-        bpf_func_id::BPF_FUNC_ktime_get_coarse_ns,
-    )
-    .unwrap_or_else(|error| {
-        tracing::debug!(%error, "cannot tell whether there is a coarse clock; using the precise one");
-        false
-    });
+    let coarse = has_coarse_clock();
     let coarse = u8::from(coarse);
     let mut loader = EbpfLoader::new();
     loader.override_global("COARSE_CLOCK", &coarse, true);
@@ -93,6 +86,18 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
         "programs loaded"
     );
     Ok(ebpf)
+}
+
+/// Whether programs may ask the coarse clock (5.11). Asked of the kernel, not told by its version.
+pub(super) fn has_coarse_clock() -> bool {
+    is_helper_supported(
+        ProgramType::SchedClassifier,
+        bpf_func_id::BPF_FUNC_ktime_get_coarse_ns,
+    )
+    .unwrap_or_else(|error| {
+        tracing::debug!(%error, "cannot tell whether there is a coarse clock; using the precise one");
+        false
+    })
 }
 
 /// Forwards what the programs say to the log, at debug level.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::SchedClassifier;
+use aya_obj::generated::bpf_attach_type;
 use egress_common::abi::{
     Address, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PORTS_FIRST, RulesetClass,
     RulesetFrontend,
@@ -80,6 +81,7 @@ pub struct Datapath {
     counters: Arc<Mutex<CounterTables>>,
     fills: Arc<Mutex<Vec<MapFill>>>,
     technique: Technique,
+    coarse_clock: bool,
     limits: Limits,
     image: Image,
     /// `None` once somebody listens.
@@ -139,6 +141,7 @@ impl Datapath {
             counters,
             fills: Arc::default(),
             technique: Technique::Unknown,
+            coarse_clock: load::has_coarse_clock(),
             limits,
             image,
             events: Some(events),
@@ -337,6 +340,33 @@ impl Datapath {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Whether the programs use the coarse clock.
+    pub const fn coarse_clock(&self) -> bool {
+        self.coarse_clock
+    }
+
+    /// Hooks of an interface that carry programs besides ours, and how many. Nothing where the kernel
+    /// does not tell.
+    pub fn others(&self, interface: u32) -> Vec<(&'static str, u32)> {
+        if self.technique != Technique::Tcx {
+            return Vec::new();
+        }
+        [
+            ("from-pod", bpf_attach_type::BPF_TCX_INGRESS),
+            ("to-pod", bpf_attach_type::BPF_TCX_EGRESS),
+        ]
+        .into_iter()
+        .filter_map(|(name, hook)| match sys::attached(interface, hook) {
+            Ok(programs) => Some((name, programs.saturating_sub(1))),
+            Err(error) => {
+                tracing::debug!(%error, interface, hook = name, "cannot tell what is attached");
+                None
+            }
+        })
+        .filter(|(_, others)| *others > 0)
+        .collect()
     }
 
     /// Where the kernel's tables are not what this agent wrote, a sentence each.

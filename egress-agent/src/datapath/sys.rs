@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
 
 /// `BPF_BTF_LOAD` of type information in the kernel's format.
 pub(super) fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -121,6 +121,23 @@ pub(super) fn for_each_entry<const K: usize, const V: usize>(
         }
         first = false;
     }
+}
+
+/// `BPF_PROG_QUERY` (TCX: 6.6): how many programs are on a hook of an interface.
+pub(super) fn attached(interface: u32, hook: bpf_attach_type) -> io::Result<u32> {
+    let mut attr = zeroed();
+    // SAFETY: `query` is the member of the union that BPF_PROG_QUERY reads, and any bytes are a value
+    // of it.
+    let query = unsafe { &mut attr.query };
+    query.__bindgen_anon_1.target_ifindex = interface;
+    #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
+    let hook = hook as u32;
+    query.attach_type = hook;
+    call(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: as above.
+    let query = unsafe { attr.query };
+    // SAFETY: the kernel wrote the count back, and both members of this union are u32.
+    Ok(unsafe { query.__bindgen_anon_2.prog_cnt })
 }
 
 /// One entry, by `BPF_MAP_UPDATE_ELEM`.

@@ -81,6 +81,12 @@ impl Client {
         self.json(Method::GET, "/v1/status", Bytes::new()).await
     }
 
+    /// The same, with what takes reading every table back: drift, other programs on the hooks.
+    pub async fn survey(&self) -> Result<Status, Error> {
+        self.json(Method::GET, "/v1/status?survey=true", Bytes::new())
+            .await
+    }
+
     /// The last status within `limit`: that of an agent that is ready, if there was one. An
     /// agent that is not there yet is waited for too.
     pub async fn ready(&self, limit: Duration) -> Result<Status, Error> {

@@ -17,6 +17,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 
@@ -25,6 +26,7 @@ use super::{Request, View, cni};
 use crate::drops::NotTo;
 use crate::evaluate::Target;
 use crate::query::{self, Destination, Subject};
+use crate::status::warnings;
 
 /// The body of POST `/v1/explain`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +36,15 @@ pub struct Question {
     pub from: String,
     /// As in [`crate::query`].
     pub to: String,
+}
+
+/// How much of a status is asked for.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Detail {
+    /// Also what takes reading every table back: drift, other programs on the hooks.
+    #[serde(default)]
+    survey: bool,
 }
 
 /// The body of every answer that is not a success.
@@ -164,8 +175,20 @@ pub fn router(view: View) -> Router {
 }
 
 /// The published status, with the tables' fill as the kernel has it now.
-async fn status(State(view): State<View>) -> Response {
+async fn status(
+    State(view): State<View>,
+    detail: Result<Query<Detail>, QueryRejection>,
+) -> Response {
+    let Detail { survey } = match detail {
+        Ok(Query(detail)) => detail,
+        Err(rejection) => return refused(rejection.status(), rejection.body_text()),
+    };
     let published = view.status.borrow().clone();
+    let found = if survey {
+        view.ask(Request::Survey).await
+    } else {
+        Ok(Vec::new())
+    };
     let read = tokio::task::spawn_blocking(move || {
         let attribution = view.attribution.borrow().clone();
         view.counters.scrape(&attribution)
@@ -179,6 +202,13 @@ async fn status(State(view): State<View>) -> Response {
         Ok(Err(error)) => tracing::warn!(%error, "the fill of the tables cannot be read"),
         Err(error) => tracing::error!(%error, "the fill of the tables cannot be read"),
     }
+    let told = warnings(&status, Timestamp::now());
+    status.warnings.extend(told);
+    match found {
+        Ok(found) => status.warnings.extend(found),
+        Err(error) => tracing::warn!(%error, "no survey of the tables"),
+    }
+    status.warnings.sort();
     Json(status).into_response()
 }
 

@@ -1,6 +1,8 @@
 //! The status for people: problems first, at most [`WIDTH`] columns.
 
-use super::{MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status, WatchSource};
+use super::{
+    MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status, Warning, WatchSource,
+};
 use crate::terminal::{Colour, Tone, dash, line, section, table, wrapped};
 
 /// The whole status.
@@ -12,6 +14,7 @@ pub fn render(status: &Status, colour: Colour) -> String {
         ready,
         waiting_for,
         problems,
+        warnings,
         sources,
         policies,
         pods,
@@ -38,6 +41,23 @@ pub fn render(status: &Status, colour: Colour) -> String {
         );
         for problem in problems {
             of_problem(&mut out, problem);
+        }
+    }
+    if !warnings.is_empty() {
+        let title = format!("WARNINGS ({})", warnings.len());
+        section(&mut out, &colour.paint(Tone::Warning, &title));
+        for Warning {
+            kind: _,
+            object,
+            message,
+        } in warnings
+        {
+            if object.is_empty() {
+                wrapped(&mut out, "  ", message);
+            } else {
+                wrapped(&mut out, "  ", object);
+                wrapped(&mut out, "    ", message);
+            }
         }
     }
     let bold = |name: &str, count: usize| colour.paint(Tone::Heading, &format!("{name} ({count})"));
