@@ -10,6 +10,7 @@ mod hooks;
 mod reconcile;
 mod report;
 mod starting;
+mod survey;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

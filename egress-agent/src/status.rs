@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use text::render;
-pub use warning::{Warning, WarningKind, warnings};
+pub use warning::{Warning, WarningKind, nearly_full, warnings};
 
 /// [`Status::schema`] of this version.
 pub const SCHEMA: &str = "egress-agent.dev/status/v1";

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use egress_common::abi::{Address, FrontendKey};
 use zerocopy::network_endian::U16;
 
-use crate::object::Pod;
+use crate::object::{Name, Pod};
 use crate::policy::{Block, Egress, NamespaceScope, Peer, Peers, Policy, Ports, Rule};
 use crate::ports::PortSet;
 use crate::ruleset::{PortName, Ruleset, RulesetKey, Target, digest};
@@ -78,7 +78,16 @@ pub struct Desired {
     /// Service frontends, each with the rulesets that allow it.
     pub frontends: BTreeMap<FrontendKey, BTreeSet<RulesetKey>>,
     /// Frontends some of whose backends are allowed and some denied: denied as a whole (S84).
-    pub mixed: BTreeMap<FrontendKey, BTreeSet<RulesetKey>>,
+    pub mixed: BTreeMap<FrontendKey, Mixed>,
+}
+
+/// A frontend that is denied because its backends differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mixed {
+    /// Its Service.
+    pub service: Name,
+    /// The rulesets under which they differ.
+    pub rulesets: BTreeSet<RulesetKey>,
 }
 
 /// What each ruleset allows towards the addresses of one class.
@@ -239,9 +248,10 @@ pub fn compile(
                 .map(|(ruleset, _)| *ruleset)
                 .collect::<BTreeSet<_>>()
         };
-        let mixed = with(Judgement::Mixed);
-        if !mixed.is_empty() {
-            desired.mixed.insert(key, mixed);
+        let rulesets = with(Judgement::Mixed);
+        if !rulesets.is_empty() {
+            let service = frontend.service.clone();
+            desired.mixed.insert(key, Mixed { service, rulesets });
         }
         desired.frontends.insert(key, with(Judgement::Allowed));
     }

@@ -1,26 +1,20 @@
 //! What the agent publishes of itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use egress_common::abi::{ENDPOINT_ISOLATED, Endpoint, RULESET_DENY};
 use egress_core::compile::EndpointRules;
 use egress_core::object::{Phase, Pod as CorePod, Problem as CoreProblem};
-use egress_core::ruleset::RulesetKey;
 use egress_core::workload;
 
 use super::Agent;
-use super::reconcile::{chain, display, names};
+use super::reconcile::{display, names};
 use crate::attribution::{Attribution, Owner};
-use crate::datapath::Technique;
 use crate::pods::PodId;
 use crate::status::{
-    Pod, PodState, Policy, PolicyState, Problem, ProblemKind, Ruleset, SCHEMA, Status, Warning,
-    WarningKind,
+    Pod, PodState, Policy, PolicyState, Problem, ProblemKind, Ruleset, SCHEMA, Status,
 };
-
-/// Pods that a problem names.
-const PODS: usize = 3;
 
 impl Agent {
     /// Publishes status and attribution, if they changed.
@@ -96,7 +90,7 @@ impl Agent {
             ready: waiting_for.is_empty(),
             waiting_for,
             problems: self.problems(&pods),
-            warnings: self.kernel_features(),
+            warnings: self.warnings(),
             sources: self.sources.clone(),
             policies: self.policies(),
             pods,
@@ -276,106 +270,6 @@ impl Agent {
         problems.sort();
         problems.dedup();
         problems
-    }
-
-    /// Services that are denied because their endpoints differ (S84), each with the pods that notice.
-    fn mixed(&self) -> Vec<(String, String)> {
-        let by_ruleset = |wanted: &BTreeSet<RulesetKey>| -> BTreeSet<String> {
-            let endpoints = self.desired.endpoints.iter().filter(|(_, endpoint)| {
-                matches!(&endpoint.rules, EndpointRules::Ruleset(key) if wanted.contains(key))
-            });
-            let hooks = endpoints.filter_map(|(hook, _)| {
-                let hook = self.hooks.get(&u32::try_from(*hook).ok()?)?;
-                Some(hook.pod.to_string())
-            });
-            hooks.collect()
-        };
-        self.desired
-            .mixed
-            .iter()
-            .map(|(key, rulesets)| {
-                let address = egress_core::image::ip(&egress_common::abi::Address {
-                    family: key.family,
-                    reserved: [0; 3],
-                    bytes: key.address,
-                });
-                let port = key.port.get();
-                let service = self.store.services().find(|service| {
-                    service.cluster_ips.contains(&address)
-                        || service.external_ips.contains(&address)
-                        || service.load_balancer_ips.contains(&address)
-                });
-                let pods: Vec<String> = by_ruleset(rulesets).into_iter().collect();
-                let some = pods.iter().take(PODS).cloned().collect::<Vec<_>>().join(", ");
-                let more = match pods.len().saturating_sub(PODS) {
-                    0 => String::new(),
-                    more => format!(" and {more} more"),
-                };
-                (
-                    service.map_or_else(String::new, |s| format!("Service {}", display(&s.name))),
-                    format!(
-                        "{address} port {port} is denied to {some}{more}: some of its endpoints are allowed and some are not; `egress-agent explain` says which"
-                    ),
-                )
-            })
-            .collect()
-    }
-
-    /// What this kernel lacks, and what that costs.
-    fn kernel_features(&self) -> Vec<Warning> {
-        let lacking = |message: &str| Warning {
-            kind: WarningKind::KernelFeature,
-            object: String::new(),
-            message: message.to_owned(),
-        };
-        let mut warnings = Vec::new();
-        if self.datapath.technique() == Technique::Clsact {
-            warnings.push(lacking(
-                "this kernel has no TCX (6.6): hooks are clsact filters, whose order others can change and which `tc filter del` removes",
-            ));
-        }
-        if !self.datapath.coarse_clock() {
-            warnings.push(lacking(
-                "this kernel has no coarse clock for programs (5.11): a packet costs about 25 ns more",
-            ));
-        }
-        warnings
-    }
-
-    /// What is looked for only when somebody asks: it reads every table back.
-    pub(super) fn survey(&self) -> Vec<Warning> {
-        let mut warnings = Vec::new();
-        let mut warn = |kind, object: String, message: String| {
-            warnings.push(Warning {
-                kind,
-                object,
-                message,
-            });
-        };
-        match self.datapath.drift() {
-            Ok(drift) => {
-                for message in drift {
-                    warn(WarningKind::Drift, String::new(), message);
-                }
-            }
-            Err(error) => {
-                let message = format!("the tables cannot be compared: {}", chain(&error));
-                warn(WarningKind::Drift, String::new(), message);
-            }
-        }
-        for (index, hook) in &self.hooks {
-            for (name, programs) in self.datapath.others(*index) {
-                warn(
-                    WarningKind::OtherProgram,
-                    format!("Pod {}", hook.pod),
-                    format!(
-                        "{programs} other program(s) on the {name} hook of {}: what passes here they may still drop or redirect (`bpftool net` lists them)",
-                        hook.interface.name
-                    ),
-                );
-            }
-        }
-        warnings
     }
 
     fn rulesets(&self) -> Vec<Ruleset> {

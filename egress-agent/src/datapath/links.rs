@@ -27,6 +27,11 @@ const fn handle(version: u32) -> TcHandle {
     TcHandle::new(0, u16::from_be_bytes([version, 0xe6]))
 }
 
+/// Whether a filter of a clsact qdisc is an agent's, of whichever ABI version.
+pub const fn is_own_filter(priority: u16, handle: u32) -> bool {
+    priority == PRIORITY && handle & 0xffff_00ff == 0xe6
+}
+
 /// The two hooks of an interface, seen from the host.
 const HOOKS: [Hook; 2] = [
     // to-pod first: inbound flows are known before anything is dropped.

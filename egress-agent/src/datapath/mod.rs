@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,10 +25,10 @@ use zerocopy::network_endian::U32;
 pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
 pub use self::inner::InnerTypes;
-pub use self::links::Technique;
+pub use self::links::{Technique, is_own_filter};
 use self::tables::{CounterTables, Tables, hook_key};
 use crate::metrics::{AllowedCount, DropCount, Kernel, ReadError, Readings};
-use crate::pods::HostInterface;
+use crate::pods::{HostInterface, Side};
 use crate::status::MapFill;
 use crate::traffic::Family;
 
@@ -253,12 +254,12 @@ impl Datapath {
     }
 
     /// Interface indexes whose links are pinned.
-    pub fn pinned_links(&self) -> std::io::Result<Vec<u32>> {
+    pub fn pinned_links(&self) -> io::Result<Vec<u32>> {
         links::pinned(&self.pins.links())
     }
 
     /// Drops the pins of an interface that is gone.
-    pub fn forget_links(&self, index: u32) -> std::io::Result<()> {
+    pub fn forget_links(&self, index: u32) -> io::Result<()> {
         links::forget(&self.pins.links(), index)
     }
 
@@ -347,26 +348,23 @@ impl Datapath {
         self.coarse_clock
     }
 
-    /// Hooks of an interface that carry programs besides ours, and how many. Nothing where the kernel
-    /// does not tell.
-    pub fn others(&self, interface: u32) -> Vec<(&'static str, u32)> {
+    /// How many TCX programs besides ours are on the hooks of an interface, where there are any.
+    /// Before TCX there are filters only, and [`is_own_filter`] tells ours from others'.
+    pub fn others(&self, interface: u32) -> io::Result<Vec<(Side, u32)>> {
         if self.technique != Technique::Tcx {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        [
-            ("from-pod", bpf_attach_type::BPF_TCX_INGRESS),
-            ("to-pod", bpf_attach_type::BPF_TCX_EGRESS),
-        ]
-        .into_iter()
-        .filter_map(|(name, hook)| match sys::attached(interface, hook) {
-            Ok(programs) => Some((name, programs.saturating_sub(1))),
-            Err(error) => {
-                tracing::debug!(%error, interface, hook = name, "cannot tell what is attached");
-                None
+        let mut found = Vec::new();
+        for (side, hook) in [
+            (Side::FromPod, bpf_attach_type::BPF_TCX_INGRESS),
+            (Side::ToPod, bpf_attach_type::BPF_TCX_EGRESS),
+        ] {
+            let others = sys::attached(interface, hook)?.saturating_sub(1);
+            if others > 0 {
+                found.push((side, others));
             }
-        })
-        .filter(|(_, others)| *others > 0)
-        .collect()
+        }
+        Ok(found)
     }
 
     /// Where the kernel's tables are not what this agent wrote, a sentence each.

@@ -323,7 +323,7 @@ fn is_global(address: &IpAddr) -> bool {
 
 /// A string that ends at its NUL. The kernel refuses only a few bytes in names, so this
 /// may not be UTF-8; it is for people.
-fn text(value: &[u8]) -> String {
+pub(super) fn text(value: &[u8]) -> String {
     let end = value
         .iter()
         .position(|byte| *byte == 0)

@@ -20,6 +20,7 @@
 //! * `uplink`: which links are the node's own.
 //! * `nsid`: the numbers by which the kernel speaks of namespaces.
 //! * `links`: interfaces and their peers.
+//! * `filters`: who else is on a link.
 //! * `details`: what namespaces say of themselves.
 //! * `netlink`: how the kernel is asked.
 
@@ -33,6 +34,7 @@ use egress_core::object::{Name, Pod};
 use rustix::io::Errno;
 
 use self::details::{Memory, Subject};
+pub use self::filters::{Filter, Side, filters};
 pub use self::links::HostInterface;
 use self::links::{Link, bypasses, host_interfaces, host_side, links};
 pub use self::netlink::Error as NetlinkError;
@@ -48,6 +50,7 @@ pub use self::watch::Changes;
 
 pub mod conntrack;
 mod details;
+mod filters;
 mod links;
 mod netlink;
 mod netns;

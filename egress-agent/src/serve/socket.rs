@@ -26,7 +26,7 @@ use super::{Request, View, cni};
 use crate::drops::NotTo;
 use crate::evaluate::Target;
 use crate::query::{self, Destination, Subject};
-use crate::status::warnings;
+use crate::status::{Warning, WarningKind, warnings};
 
 /// The body of POST `/v1/explain`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -206,7 +206,11 @@ async fn status(
     status.warnings.extend(told);
     match found {
         Ok(found) => status.warnings.extend(found),
-        Err(error) => tracing::warn!(%error, "no survey of the tables"),
+        Err(error) => status.warnings.push(Warning {
+            kind: WarningKind::Drift,
+            object: String::new(),
+            message: format!("the tables were not compared with what the agent wrote: {error}"),
+        }),
     }
     status.warnings.sort();
     Json(status).into_response()

@@ -42,36 +42,44 @@ pub enum WarningKind {
     KernelFeature,
 }
 
+/// How full a table is, in percent, when that deserves a warning.
+pub fn nearly_full(entries: u64, capacity: u64) -> Option<u64> {
+    entries
+        .saturating_mul(100)
+        .checked_div(capacity)
+        .filter(|percent| *percent >= NEARLY_FULL)
+}
+
 /// What can be told from a status at a time.
 pub fn warnings(status: &Status, now: Timestamp) -> Vec<Warning> {
     let pods = status.pods.iter().filter_map(|pod| {
         let default = match pod.state {
             PodState::Waiting => "its network namespace or interface is not there yet",
             PodState::NotFound => "no interface of this node is known to be its",
-            PodState::HostNetwork => "it is on the host network, where policies do not hold",
-            PodState::Isolated | PodState::NotIsolated | PodState::Finished | PodState::Denied => {
-                return None;
-            }
+            // Those on the host network that a policy selects, the agent tells itself.
+            PodState::HostNetwork
+            | PodState::Isolated
+            | PodState::NotIsolated
+            | PodState::Finished
+            | PodState::Denied => return None,
         };
-        // Most pods of a host network have no policy, and nobody expects one to hold.
-        if pod.state == PodState::HostNetwork && pod.isolated_by.is_empty() {
+        let object = format!("Pod {}", pod.name);
+        // Once is enough.
+        if status
+            .problems
+            .iter()
+            .any(|problem| problem.object == object)
+        {
             return None;
         }
         Some(Warning {
             kind: WarningKind::NotEnforced,
-            object: format!("Pod {}", pod.name),
-            message: match &pod.message {
-                Some(message) if pod.state != PodState::HostNetwork => message.clone(),
-                Some(_) | None => default.to_owned(),
-            },
+            object,
+            message: pod.message.clone().unwrap_or_else(|| default.to_owned()),
         })
     });
     let maps = status.maps.iter().filter_map(|map| {
-        let percent = map
-            .entries
-            .saturating_mul(100)
-            .checked_div(map.capacity)
-            .filter(|percent| *percent >= NEARLY_FULL)?;
+        let percent = nearly_full(map.entries, map.capacity)?;
         Some(Warning {
             kind: WarningKind::MapFill,
             object: format!("map {}", map.name),
@@ -102,7 +110,7 @@ pub fn warnings(status: &Status, now: Timestamp) -> Vec<Warning> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use super::super::{MapFill, Pod, WatchSource};
+    use super::super::{MapFill, Pod, Problem, ProblemKind, WatchSource};
     use super::*;
 
     fn pod(name: &str, state: PodState, isolated_by: &[&str], message: Option<&str>) -> Pod {
@@ -131,14 +139,18 @@ mod tests {
                 &["a/p"],
                 Some("no route to it"),
             ),
-            pod("a/proxy", PodState::HostNetwork, &[], None),
-            pod(
-                "a/host",
-                PodState::HostNetwork,
-                &["a/p"],
-                Some("host network"),
-            ),
+            pod("a/told", PodState::NotFound, &["a/p"], Some("no link")),
+            pod("a/host", PodState::HostNetwork, &[], Some("host network")),
+            pod("a/soon", PodState::Waiting, &[], None),
         ];
+        status.problems = vec![Problem {
+            kind: ProblemKind::Enforcement,
+            object: "Pod a/told".to_owned(),
+            field: None,
+            file: None,
+            line: None,
+            message: "no link".to_owned(),
+        }];
         let map = |name: &str, entries, capacity| MapFill {
             name: name.to_owned(),
             entries,
@@ -167,7 +179,7 @@ mod tests {
             .collect();
         let expected = [
             (WarningKind::NotEnforced, "Pod a/lost"),
-            (WarningKind::NotEnforced, "Pod a/host"),
+            (WarningKind::NotEnforced, "Pod a/soon"),
             (WarningKind::MapFill, "map PORTS"),
             (WarningKind::StaleWatch, "watch nodes"),
         ];
