@@ -1,7 +1,6 @@
 //! Stage and tools of the tests: namespaces with real traffic, hand-made packets.
 
 pub mod cluster;
-pub mod generate;
 pub mod harness;
 pub mod length;
 pub mod packet;

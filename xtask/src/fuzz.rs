@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What reads the inputs: a folder of tests/fuzz/corpus
-    #[arg(value_parser = ["packet", "manifests", "objects", "record"])]
+    #[arg(value_parser = ["packet", "manifests", "objects", "record", "network", "result"])]
     target: String,
     /// How long to look
     #[arg(long, default_value_t = 60)]

@@ -14,6 +14,7 @@ mod cluster;
 mod docs;
 mod fuzz;
 mod image;
+mod mutants;
 mod privileges;
 mod process;
 mod program;
@@ -65,6 +66,8 @@ enum Command {
     Cluster(cluster::Args),
     /// Hostile input to what reads it, for as long as you like
     Fuzz(fuzz::Args),
+    /// Kept mistakes, planted one by one: which tests notice which
+    Mutants(mutants::Args),
     /// The agent under Debian's kernels, oldest to newest, in emulated machines
     Vm(vm::Args),
 }
@@ -96,6 +99,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Parity(args) => program::run(&workspace, "parity", &args.arguments()),
         Command::Cluster(args) => cluster::run(&workspace, &args),
         Command::Fuzz(args) => fuzz::run(&workspace, &args),
+        Command::Mutants(args) => mutants::run(&workspace, &args),
         Command::Vm(args) => vm::run(&workspace, &args),
     }
 }

@@ -14,10 +14,13 @@ mod qemu;
 mod report;
 mod selection;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -51,11 +54,14 @@ pub(crate) struct Args {
     /// Seconds that one machine may take; an hour with --full
     #[arg(long)]
     limit: Option<u64>,
+    /// Machines at one time, of one processor each; as many as there are processors
+    #[arg(long)]
+    at_once: Option<NonZeroUsize>,
 }
 
 const ALL: &str = "all";
 
-/// The sample takes two minutes of a processor of one's own.
+/// The sample takes four minutes of a processor of one's own.
 const LIMIT: Duration = Duration::from_mins(10);
 const FULL_LIMIT: Duration = Duration::from_hours(1);
 
@@ -91,6 +97,13 @@ impl Args {
         let default = if self.full { FULL_LIMIT } else { LIMIT };
         self.limit.map_or(default, Duration::from_secs)
     }
+
+    fn at_once(&self) -> usize {
+        let processors = || thread::available_parallelism().ok();
+        self.at_once
+            .or_else(processors)
+            .map_or(1, NonZeroUsize::get)
+    }
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
@@ -103,20 +116,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 
     let mut total = Tally::default();
     let mut rows = Vec::new();
-    for kernel in args.kernels() {
-        println!("\n== Linux {} of Debian {}", kernel.name, kernel.suite);
-        let folder = workspace.target.join("vm").join(kernel.suite);
-        match machine(&folder, kernel, &programs, args) {
-            Ok((tally, row)) => {
-                total.add(tally);
-                rows.push(row);
-            }
-            Err(error) => total.add(Tally {
-                failed: 1,
-                failures: vec![format!("{}: {error:#}", kernel.name)],
-                ..Tally::default()
-            }),
-        }
+    for (tally, row) in machines(workspace, &programs, args) {
+        total.add(tally);
+        rows.extend(row);
     }
 
     println!("\n{}", report::table(&rows));
@@ -144,6 +146,39 @@ struct Built {
     tests: Vec<(String, Tests)>,
 }
 
+/// Every machine, oldest kernel first, so many at one time.
+fn machines(workspace: &Workspace, built: &Built, args: &Args) -> Vec<(Tally, Option<Row>)> {
+    let todo = Mutex::new(args.kernels().enumerate());
+    let next = || todo.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let done = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..args.at_once() {
+            scope.spawn(|| {
+                while let Some((place, kernel)) = next() {
+                    println!("== Linux {} of Debian {}", kernel.name, kernel.suite);
+                    let folder = workspace.target.join("vm").join(kernel.suite);
+                    let result = match machine(&folder, kernel, built, args) {
+                        Ok((tally, row)) => (tally, Some(row)),
+                        Err(error) => (not_run(kernel, &error), None),
+                    };
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.insert(place, result);
+                }
+            });
+        }
+    });
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.into_values().collect()
+}
+
+fn not_run(kernel: Kernel, error: &anyhow::Error) -> Tally {
+    Tally {
+        failed: 1,
+        failures: vec![format!("{}: {error:#}", kernel.name)],
+        ..Tally::default()
+    }
+}
+
 fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<(Tally, Row)> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let unpacked = debian::kernel(folder, &kernel, args.refresh)?;
@@ -169,7 +204,7 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
     let limit = args.limit();
     let end = qemu::boot(&unpacked.image, &files, &log, limit, |line| {
         if report.read(line) {
-            println!("{line}");
+            println!("{:>4} | {line}", kernel.name);
         }
     })?;
     if end == End::TimeLimit {
@@ -334,6 +369,7 @@ mod tests {
             refresh: false,
             debug: false,
             limit: None,
+            at_once: None,
         }
     }
 

@@ -43,8 +43,8 @@ use self::netns::Namespace;
 pub use self::netns::{Error as NamespaceError, NamespaceId};
 use self::nsid::Nsid;
 pub use self::record::{Record, RecordedLink, Records, Way};
-pub use self::results::CACHE_DIR;
 use self::results::Results;
+pub use self::results::{Attachment as CachedResult, CACHE_DIR};
 use self::uplink::Uplinks;
 pub use self::watch::Changes;
 

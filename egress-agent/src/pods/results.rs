@@ -26,11 +26,13 @@ pub const CACHE_DIR: &str = "/var/lib/cni/results";
 
 /// A sandbox's result, as far as it says where a pod is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Attachment {
-    pub(super) pod: PodId,
+pub struct Attachment {
+    /// Whose sandbox.
+    pub pod: PodId,
     /// Interfaces that are not in the sandbox, by name.
     links: Vec<(String, Option<Mac>)>,
-    pub(super) addresses: BTreeSet<IpAddr>,
+    /// What the plugins gave it.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// The results in one folder, as last read.
@@ -105,7 +107,9 @@ impl Results {
 }
 
 impl Attachment {
-    fn read(text: &[u8]) -> Option<Self> {
+    /// Reads a file of the cache; `None` when it is of no pod, or nothing that libcni writes.
+    #[must_use]
+    pub fn read(text: &[u8]) -> Option<Self> {
         let Cached { cni_args, result } = serde_json::from_slice(text).ok()?;
         let argument = |wanted: &str| {
             cni_args

@@ -7,9 +7,11 @@
 )]
 
 mod manifests;
+mod network;
 mod objects;
 mod packet;
 mod record;
+mod result;
 pub mod second;
 
 /// Something that reads bytes of a stranger.
@@ -22,7 +24,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 6] = [
     // Frames past the hooks: whatever passes is what a policy allows, read by another parser.
     Target {
         name: "packet",
@@ -42,6 +44,16 @@ pub const TARGETS: [Target; 4] = [
     Target {
         name: "record",
         run: record::run,
+    },
+    // What a container runtime hands the plugin, and what a CNI wrote for the runtime.
+    Target {
+        name: "network",
+        run: network::run,
+    },
+    // What libcni keeps of a sandbox.
+    Target {
+        name: "result",
+        run: result::run,
     },
 ];
 

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use egress_oracle::{Oracle, Protocol};
-use egress_tests::generate::Question;
-use egress_tests::parity::{Core, Evaluator as _, ask};
+use egress_parity::generate::Question;
+use egress_parity::{Core, Evaluator as _, ask};
 use serde_json::Value;
 
 /// Nobody's.

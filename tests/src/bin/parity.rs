@@ -15,8 +15,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use egress_parity::{Core, Report, run};
 use egress_tests::harness::binary;
-use egress_tests::parity::{Command, Core, Report, run};
+use egress_tests::parity::Command;
 
 /// Cases from which on everything must have been met.
 const ENOUGH: u64 = 1_000;

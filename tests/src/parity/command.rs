@@ -9,10 +9,9 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use egress_oracle::Answer;
+use egress_parity::Evaluator;
+use egress_parity::generate::Question;
 use serde_json::{Value, json};
-
-use super::Evaluator;
-use crate::generate::Question;
 
 /// `egress-agent check --manifests DIR --batch -`.
 #[derive(Clone, Debug)]

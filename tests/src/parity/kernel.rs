@@ -18,13 +18,13 @@ use egress_core::object::{Name, Pod};
 use egress_core::store::Store;
 use egress_core::workload::{self, SubjectKind};
 use egress_oracle::{Answer, Oracle};
+use egress_parity::generate::{Case, Coverage, Question, case};
+use egress_parity::{Core, Evaluator as _, ask, shrink, store, told};
 use serde_json::Value;
 
 pub use node::{Node, in_own_namespaces};
 pub use update::{Updates, updates};
 
-use super::{Core, Evaluator as _, ask, core, shrink, told};
-use crate::generate::{Case, Coverage, Question, case};
 pub(super) use frame::frame;
 
 /// Cases between two restarts of the agent, which takes over the tables it finds.
@@ -197,7 +197,7 @@ fn compare<'a>(
     case: &'a Case,
     report: &mut Report,
 ) -> Result<Option<(&'a Question, bool)>> {
-    let store = core::store(&case.objects);
+    let store = store(&case.objects);
     let oracle = Oracle::new(&case.objects);
     let mut first = None;
     let (nodes, unplaced) = by_node(&store, &case.questions);
@@ -302,7 +302,7 @@ fn alone(
     objects: &[Value],
     question: &Question,
 ) -> Result<Option<Asked>> {
-    let store = core::store(objects);
+    let store = store(objects);
     let Some(pod) = store.pod(&Name::new(&question.namespace, &question.pod)) else {
         return Ok(None);
     };

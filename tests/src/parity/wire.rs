@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use egress_core::object::Name;
 use egress_core::workload::{self, SubjectKind};
 use egress_oracle::Oracle;
+use egress_parity::generate::{Coverage, case};
+use egress_parity::{ask, busiest};
 use serde_json::{Value, json};
 
 use super::kernel::{Near, frame};
-use super::{ask, busiest, core};
-use crate::generate::{Coverage, case};
 use crate::harness::raw::{Sender, Tap};
 use crate::harness::{DEADLINE, NODE, Pod, PodSpec, World};
 use crate::packet::{self, ethertype};
@@ -95,13 +95,13 @@ fn one(
     report: &mut Report,
 ) -> Result<()> {
     let case = case(seed);
-    let store = core::store(&case.objects);
+    let store = egress_parity::store(&case.objects);
     let node = busiest(&store);
     // The cluster's node becomes the stage's.
     let text = serde_json::to_string(&case.objects)?
         .replace(&json!(node).to_string(), &json!(NODE).to_string());
     let mut objects: Vec<Value> = serde_json::from_str(&text)?;
-    let store = core::store(&objects);
+    let store = egress_parity::store(&objects);
     let mut of: BTreeMap<Name, usize> = BTreeMap::new();
     for pod in store.pods().filter(|pod| pod.node == NODE) {
         let number = of.len();
@@ -125,7 +125,7 @@ fn one(
     report.coverage.add(&case.coverage);
 
     let oracle = Oracle::new(&objects);
-    let store = core::store(&objects);
+    let store = egress_parity::store(&objects);
     let mut sent = Vec::new();
     for question in &case.questions {
         let name = Name::new(&question.namespace, &question.pod);

@@ -15,7 +15,13 @@ use crate::workspace::Workspace;
 pub(super) const SUITES: [Suite; 4] = [
     Suite {
         name: "the pure crates",
-        packages: &["egress-common", "egress-core", "egress-oracle", "xtask"],
+        packages: &[
+            "egress-common",
+            "egress-core",
+            "egress-oracle",
+            "egress-parity",
+            "xtask",
+        ],
         programs: &[],
         needs: Needs::Helm,
         asks_promtool: false,

@@ -69,7 +69,7 @@ impl Entry {
 }
 
 /// A list with our plugin at its end; `None` when it is so already.
-pub(super) fn chain(text: &str, entry: &Entry) -> Result<Option<String>, Error> {
+pub fn chain(text: &str, entry: &Entry) -> Result<Option<String>, Error> {
     let list = Object::read(text)?;
     list.check_version()?;
     let plugins = list.plugins()?;
@@ -92,7 +92,7 @@ pub(super) fn chain(text: &str, entry: &Entry) -> Result<Option<String>, Error> 
 }
 
 /// A list without our plugin; `None` when it has none.
-pub(super) fn unchain(text: &str) -> Result<Option<String>, Error> {
+pub fn unchain(text: &str) -> Result<Option<String>, Error> {
     let list = Object::read(text)?;
     let plugins = list.plugins()?;
     let mut others = Vec::new();
@@ -108,10 +108,12 @@ pub(super) fn unchain(text: &str) -> Result<Option<String>, Error> {
 }
 
 /// A list of the one plugin that a single configuration names, and ours.
-pub(super) fn list_of(text: &str, file: &str, entry: &Entry) -> Result<String, Error> {
+pub fn list_of(text: &str, file: &str, entry: &Entry) -> Result<String, Error> {
     let single = Object::read(text)?;
     single.check_version()?;
-    if single.text_of("type")?.unwrap_or_default().is_empty() {
+    let kind = single.text_of("type")?.unwrap_or_default();
+    // Ours alone makes no interfaces either.
+    if kind.is_empty() || kind == PLUGIN {
         return Err(Error::NoPlugin);
     }
     let mut list = Object(Vec::new());
@@ -345,5 +347,7 @@ mod tests {
             assert!(refused(&text).contains("is none of those"), "{version}");
         }
         assert!(list_of(r#"{"cniVersion":"1.0.0","plugins":[]}"#, "x", &entry()).is_err());
+        let ours_alone = r#"{"cniVersion":"1.0.0","name":"n","type":"egress-agent-cni"}"#;
+        assert!(list_of(ours_alone, "x", &entry()).is_err());
     }
 }

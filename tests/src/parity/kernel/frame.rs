@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egress_oracle::Protocol;
+use egress_parity::generate::Question;
 
-use crate::generate::Question;
 use crate::packet::{self, Ends, flag, proto};
 
 /// The first chunk of an SCTP association is INIT.

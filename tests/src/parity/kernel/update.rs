@@ -13,12 +13,12 @@ use egress_core::object::{Name, Pod};
 use egress_core::store::Store;
 use egress_core::workload::{self, SubjectKind};
 use egress_oracle::Oracle;
+use egress_parity::generate::{Case, Question, case};
+use egress_parity::{ask, busiest, store};
 use serde_json::Value;
 
 use super::frame::{frame, inbound};
-use super::{Near, Node, ask, core, word};
-use crate::generate::{Case, Question, case};
-use crate::parity::busiest;
+use super::{Near, Node, word};
 
 /// Questions that are asked after every step; each is two packets.
 const ASKED: usize = 40;
@@ -71,7 +71,7 @@ pub fn updates(mut node: Node, seeds: impl Iterator<Item = u64>) -> Result<Updat
             Some(last) if seed % 10 != 0 => last,
             _ => {
                 let case = case(seed);
-                let name = busiest(&core::store(&case.objects));
+                let name = busiest(&store(&case.objects));
                 (case, name)
             }
         };
@@ -172,7 +172,7 @@ fn transition(
     name: &str,
     report: &mut Updates,
 ) -> Result<Node> {
-    let (old, new) = (core::store(&before.objects), core::store(&after.objects));
+    let (old, new) = (store(&before.objects), store(&after.objects));
     node.become_node(&old, name)?;
     let mut senders = senders(&old, &new, name);
     for case in [before, after] {

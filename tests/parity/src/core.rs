@@ -36,7 +36,8 @@ impl Evaluator for Core {
 
 /// The objects as the manifests' source hands them over: once each, and merged into what
 /// closes where two of one name differ (S96).
-pub(super) fn store(objects: &[Value]) -> Store {
+#[must_use]
+pub fn store(objects: &[Value]) -> Store {
     let mut by_key: BTreeMap<Key, Vec<Object>> = BTreeMap::new();
     for object in objects {
         if let Read::Object(object) = read(object) {
