@@ -23,6 +23,7 @@ use egress_core::compile::{Desired, Options};
 use egress_core::object::Name;
 use egress_core::plan::Refusal;
 use egress_core::store::{Changed, Store};
+use futures_util::future::OptionFuture;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -30,7 +31,7 @@ use self::events::Events;
 use self::starting::Starting;
 use crate::attribution::Attribution;
 use crate::datapath::{Datapath, Sizes};
-use crate::drops::DropLog;
+use crate::drops::{self, DropLog};
 use crate::flows::{self, FlowLog};
 use crate::metrics::{Counters, Observations, WorkloadLabels};
 use crate::pods::{Changes, Discovery, Found, HostInterface, Place, PodId, Records};
@@ -78,6 +79,8 @@ pub struct Settings {
     pub cni_cache_dir: PathBuf,
     /// Drop records one endpoint may send a second.
     pub events_per_second: u32,
+    /// Drops are written as Events on the pods, where objects come from the API server.
+    pub drop_events: bool,
     /// Capacities.
     pub sizes: Sizes,
     /// Labels of workload series.
@@ -146,6 +149,14 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         observations,
         retry: false,
     };
+    let told = source
+        .client()
+        .filter(|_| agent.settings.drop_events)
+        .cloned()
+        .map(|client| {
+            let node = agent.settings.options.node.clone();
+            drops::publish(client, node, Arc::clone(&drops))
+        });
     let mut events = Events::new(
         agent.datapath.take_events(),
         attribution_view,
@@ -163,6 +174,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         result = http.into_future() => result.context("serving HTTP"),
         result = socket.serve(view) => result.context("serving the socket"),
         never = events.forward() => match never {},
+        Some(never) = OptionFuture::from(told) => match never {},
         () = agent.work(source, changes, questions) => Ok(()),
     };
     events.finish();

@@ -16,6 +16,8 @@ pub struct Owner {
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
+    /// The pod's uid in the API; empty when not known.
+    pub uid: String,
     /// The controlling owner as `KIND/NAME`; of a bare pod `Pod/NAME`.
     pub workload: String,
     /// The interface on the agent's side that the slot stands for; empty when not known.
@@ -35,10 +37,18 @@ impl Owner {
         Self {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
+            uid: String::new(),
             workload: controller.map_or_else(|| format!("Pod/{pod}"), str::to_owned),
             interface: String::new(),
             isolated_by,
         }
+    }
+
+    /// The owner, with the pod's uid.
+    #[must_use]
+    pub fn with_uid(mut self, uid: &str) -> Self {
+        uid.clone_into(&mut self.uid);
+        self
     }
 
     /// The owner, at an interface.

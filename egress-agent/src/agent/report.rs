@@ -46,7 +46,12 @@ impl Agent {
             let Some(endpoint) = self.datapath.image().endpoints.get(&u64::from(*index)) else {
                 continue;
             };
-            let workload = self.store.pod(&hook.pod.name).map(workload::workload_name);
+            let pod = self.store.pod(&hook.pod.name);
+            let workload = pod.map(workload::workload_name);
+            // A new pod of that name may be known while the old one's hook is still there.
+            let uid = pod
+                .filter(|pod| PodId::of(pod) == hook.pod)
+                .map(|pod| &pod.uid);
             let isolated_by = self
                 .pods
                 .get(&hook.pod.name)
@@ -62,6 +67,7 @@ impl Agent {
                     workload.as_deref(),
                     isolated_by,
                 )
+                .with_uid(uid.unwrap_or(&hook.pod.uid))
                 .at(&hook.interface.name),
             );
         }

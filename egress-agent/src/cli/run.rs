@@ -41,6 +41,10 @@ const THREADS: usize = 3;
 /// Enforces the policies on the pods of this node, until SIGTERM; enforcement stays then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own on the command line"
+)]
 pub(super) struct Args {
     /// Name of this node: pods whose `spec.nodeName` it is are enforced.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
@@ -137,6 +141,12 @@ pub(super) struct Args {
     )]
     events_per_second: u32,
 
+    /// Write an Event on the pod for what it may not send: one for each destination, at most five a
+    /// pod, told again with a count once a minute. Needs the API server, and the right to create and
+    /// patch Events.
+    #[arg(long, env = "EGRESS_DROP_EVENTS", value_parser = FalseyValueParser::new())]
+    drop_events: bool,
+
     /// Give `egress_workload_dropped_packets_total` a pod label.
     #[arg(long, env = "EGRESS_METRICS_POD_LABEL", value_parser = FalseyValueParser::new())]
     metrics_pod_label: bool,
@@ -174,6 +184,12 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        // Not `conflicts_with`: an environment variable that switches it off is no conflict.
+        if self.drop_events && self.manifests.is_some() {
+            anyhow::bail!(
+                "--drop-events writes to the API server, and with --manifests there is none"
+            );
+        }
         let installation = self.installation();
         logging::init(self.log_format, &self.log_level)?;
         tracing::info!(
@@ -207,6 +223,7 @@ impl Args {
             annotations,
             cni_cache_dir: self.cni_cache_dir,
             events_per_second: self.events_per_second,
+            drop_events: self.drop_events,
             sizes: Sizes {
                 flow_events: if flow_log.is_some() { pod_rate } else { 0 },
                 ..self.sizes.into()
@@ -311,6 +328,14 @@ mod tests {
             parse(&["--kubeconfig", "/k"]).kubeconfig,
             Some(PathBuf::from("/k"))
         );
+    }
+
+    #[test]
+    fn events_without_an_api_server_are_refused_before_anything_starts() {
+        let error = parse(&["--manifests", "/nowhere", "--drop-events"])
+            .run()
+            .unwrap_err();
+        assert!(error.to_string().contains("--manifests"), "{error:#}");
     }
 
     #[test]

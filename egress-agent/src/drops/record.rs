@@ -21,6 +21,9 @@ pub struct DropRecord {
     pub namespace: String,
     /// The sender.
     pub pod: String,
+    /// The sender's uid; empty when it is not known.
+    #[serde(default)]
+    pub pod_uid: String,
     /// The sender's workload, `KIND/NAME`.
     pub workload: String,
     /// Source address; `null` when the frame has none.
@@ -66,6 +69,7 @@ impl DropRecord {
             time: clocks.wall_time(record.time),
             namespace: owner.map(|o| o.namespace.clone()).unwrap_or_default(),
             pod: owner.map(|o| o.pod.clone()).unwrap_or_default(),
+            pod_uid: owner.map(|o| o.uid.clone()).unwrap_or_default(),
             workload: owner.map(|o| o.workload.clone()).unwrap_or_default(),
             source: family.map(|f| f.address(record.source)),
             destination: family.map(|f| f.address(record.destination)),
@@ -91,6 +95,7 @@ impl DropRecord {
             time: _,
             namespace,
             pod,
+            pod_uid,
             workload: _,
             source,
             destination,
@@ -106,7 +111,7 @@ impl DropRecord {
             count: _,
         } = self;
         Key {
-            pod: (namespace.clone(), pod.clone(), interface.clone()),
+            pod: [namespace, pod, pod_uid, interface].map(Clone::clone),
             flow: (*source, *destination, *port, *protocol_number, *family),
             reason: reason.clone(),
             isolated_by: isolated_by.clone(),
@@ -126,7 +131,7 @@ impl DropRecord {
 /// attempt.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
-    pod: (String, String, String),
+    pod: [String; 4],
     flow: (
         Option<IpAddr>,
         Option<IpAddr>,
@@ -226,7 +231,7 @@ pub(super) mod tests {
     fn attribution() -> Attribution {
         let isolated_by = vec!["shop/db".to_owned(), "shop/dns".to_owned()];
         let owner = Owner::new("shop", "web-0", Some("StatefulSet/web"), isolated_by);
-        Attribution::from([(3, owner.at("veth7"))])
+        Attribution::from([(3, owner.with_uid("3f2a").at("veth7"))])
     }
 
     #[test]
@@ -238,6 +243,7 @@ pub(super) mod tests {
                 "time": "2026-11-21T06:00:00Z",
                 "namespace": "shop",
                 "pod": "web-0",
+                "podUid": "3f2a",
                 "workload": "StatefulSet/web",
                 "source": "10.0.0.9",
                 "destination": "10.1.2.3",

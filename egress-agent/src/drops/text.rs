@@ -42,7 +42,7 @@ pub fn render(record: &DropRecord, colour: Colour) -> String {
 }
 
 /// What was wrong with the packet, in words.
-fn why(record: &DropRecord) -> String {
+pub(super) fn why(record: &DropRecord) -> String {
     let to = destination(record);
     let reason = Reason::ALL.into_iter().find(|r| r.name() == record.reason);
     match reason {
@@ -87,7 +87,7 @@ fn isolated(by: &[String]) -> String {
 }
 
 /// `10.1.2.3:443/TCP`, `[fd00::1]:53/UDP`, `10.1.2.3/ICMP`, `10.1.2.3/protocol 47`.
-fn destination(record: &DropRecord) -> String {
+pub(super) fn destination(record: &DropRecord) -> String {
     let protocol = match record.protocol {
         Protocol::Other => format!("protocol {}", record.protocol_number),
         Protocol::Tcp | Protocol::Udp | Protocol::Sctp | Protocol::Icmp => {

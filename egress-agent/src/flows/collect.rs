@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn take(collector: &mut Collector, record: &Record) {
-        let owner = Owner::new("shop", "web-0", None, vec!["shop/db".to_owned()]);
+        let owner = Owner::new("shop", "web-0", None, vec!["shop/db".to_owned()]).with_uid("3f2a");
         let owners = Attribution::from([(3, owner.at("veth7"))]);
         collector.take(record, Clocks::now(), &owners);
     }
@@ -210,7 +210,7 @@ mod tests {
             value,
             serde_json::json!({
                 "schema": "egress-agent.dev/flow/v1", "node": "node-1", "verdict": "allow", "sample": 1,
-                "namespace": "shop", "pod": "web-0", "workload": "Pod/web-0", "interface": "veth7",
+                "namespace": "shop", "pod": "web-0", "podUid": "3f2a", "workload": "Pod/web-0", "interface": "veth7",
                 "source": "10.10.10.10", "sourcePort": 40000, "destination": "11.11.11.11", "port": 443,
                 "protocol": "tcp", "protocolNumber": 6, "family": "4", "tcpFlags": ["SYN"],
                 "reason": "allowed", "isolatedBy": ["shop/db"], "count": 1,

@@ -166,6 +166,7 @@ pub(super) fn drop_to(namespace: &str, pod: &str, port: u16) -> DropRecord {
         time: Clocks::now().wall,
         namespace: namespace.to_owned(),
         pod: pod.to_owned(),
+        pod_uid: String::new(),
         workload: format!("Pod/{pod}"),
         source: "10.0.0.9".parse().ok(),
         destination: "10.1.2.3".parse().ok(),

@@ -39,6 +39,9 @@ const WATCHED: [(&str, &str); 6] = [
     ("networking.k8s.io", "networkpolicies"),
 ];
 
+/// What may be written, where drops are told as Events: create and patch, no more.
+const WRITTEN: (&str, &str) = ("events.k8s.io", "events");
+
 /// One line for each thing beyond that.
 pub(super) fn excess(objects: &[Value]) -> Vec<String> {
     let mut report = Report::default();
@@ -103,6 +106,10 @@ fn cluster_role(report: &mut Report, role: &Value) {
     }
     for rule in list(role, "/rules") {
         let verbs = list(rule, "/verbs");
+        let writes = verbs.iter().all(|verb| verb == "create" || verb == "patch");
+        if writes && pairs(rule) == [WRITTEN] && at(rule, "/nonResourceURLs").is_null() {
+            continue;
+        }
         if !verbs.iter().all(|verb| verb == "list" || verb == "watch") {
             report.add(&format!("verbs {}", at(rule, "/verbs")));
         }
@@ -120,19 +127,21 @@ fn cluster_role(report: &mut Report, role: &Value) {
     }
 }
 
-/// An agent may find out whether its own DaemonSet is still there.
+/// An agent may find out whether its own DaemonSet is still there, and be told when it goes.
 fn role(report: &mut Report, role: &Value, daemon_sets: &BTreeSet<&str>) {
     for rule in list(role, "/rules") {
         let names = list(rule, "/resourceNames");
         let own = names
             .iter()
             .all(|name| name.as_str().is_some_and(|name| daemon_sets.contains(name)));
-        let reads = list(rule, "/verbs").iter().all(|verb| verb == "get");
+        let reads = list(rule, "/verbs")
+            .iter()
+            .all(|verb| ["get", "list", "watch"].iter().any(|read| verb == read));
         let sets = pairs(rule)
             .iter()
             .all(|pair| *pair == ("apps", "daemonsets"));
         if names.is_empty() || !own || !reads || !sets {
-            report.add("more than to get the chart's own DaemonSet");
+            report.add("more than to read the chart's own DaemonSet");
         }
     }
 }
@@ -427,6 +436,18 @@ mod tests {
                 "ClusterRole",
                 "/rules/-".into(),
                 role("", "pods", "get"),
+                "verbs",
+            ),
+            (
+                "ClusterRole",
+                "/rules/-".into(),
+                role("events.k8s.io", "events", "delete"),
+                "",
+            ),
+            (
+                "ClusterRole",
+                "/rules/-".into(),
+                role("", "pods", "patch"),
                 "verbs",
             ),
             (

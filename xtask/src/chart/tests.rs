@@ -12,11 +12,13 @@ use super::{CHART, objects, privileges, read, values, yaml};
 use crate::workspace::Workspace;
 
 /// What is not the default and renders.
-const VARIANTS: [&[&str]; 9] = [
+const VARIANTS: [&[&str]; 11] = [
     &[],
     &["cni.install=false", "cleanupOnUninstall=false"],
     &["metrics.serviceMonitor.enabled=true,metrics.serviceMonitor.interval=15s"],
     &["metrics.podMonitor.enabled=true,metrics.podMonitor.labels.release=prometheus"],
+    &["metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true"],
+    &["dropEvents=true"],
     &["allowOwnNode=true,spoofCheck=false,metrics.podLabel=true,cni.whenAgentDown=start"],
     &["rbac.create=false,serviceAccount.create=false,serviceAccount.name=there"],
     &["metrics.service.enabled=false,tests.enabled=false,metrics.port=19810"],
@@ -25,7 +27,7 @@ const VARIANTS: [&[&str]; 9] = [
 ];
 
 /// What the schema refuses.
-const REFUSED: [&str; 14] = [
+const REFUSED: [&str; 16] = [
     "image.tags=typo",
     "image.pullPolicy=Sometimes",
     "image.repository=",
@@ -34,6 +36,8 @@ const REFUSED: [&str; 14] = [
     "securityContext.privileged=true",
     "metrics.port=0",
     "metrics.serviceMonitor.interval=often",
+    "metrics.prometheusRule.runbookUrl=docs/runbooks",
+    "dropEvents=sometimes",
     "cni.binDir=relative/path",
     "cni.whenAgentDown=maybe",
     "updateStrategy.type=Recreate",
@@ -82,6 +86,48 @@ fn helm_renders_every_variant_and_none_asks_for_more_than_it_may() -> Result<()>
         );
         assert_eq!(privileges::excess(&objects), [""; 0], "{sets:?}");
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn helm_puts_alerts_and_dashboard_into_objects_as_they_are_in_their_files() -> Result<()> {
+    const ENABLED: &str = "metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true";
+    let spec = |sets: &[&str], kind: &str| -> Result<Value> {
+        let objects = template(sets)?;
+        let found = objects
+            .into_iter()
+            .find(|o| o.get("kind") == Some(&kind.into()));
+        found.with_context(|| format!("no {kind}"))
+    };
+    let rules = yaml(&read(&chart().join("files/rules.yaml"))?)?;
+    let rule = spec(&[ENABLED], "PrometheusRule")?;
+    assert_eq!(rule.get("spec"), Some(&rules));
+    let dashboard = spec(&[ENABLED], "ConfigMap")?;
+    let text = dashboard.pointer("/data/egress-agent.json");
+    let file = read(&chart().join("files/dashboard.json"))?;
+    assert_eq!(
+        text.and_then(Value::as_str).map(str::trim),
+        Some(file.trim())
+    );
+
+    let base = "metrics.prometheusRule.runbookUrl=https://example.org/runbooks/";
+    let linked = spec(&[ENABLED, base], "PrometheusRule")?.to_string();
+    let links = linked.matches("https://example.org/runbooks/").count();
+    assert_eq!(links, rules.to_string().matches("docs/runbooks/").count());
+    assert!(links > 10 && !linked.contains("docs/runbooks/") && !linked.contains("runbooks//"));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn helm_gives_the_right_to_write_events_only_where_they_are_on() -> Result<()> {
+    let events = |sets: &[&str]| -> Result<bool> {
+        Ok(template(sets)?
+            .iter()
+            .any(|object| object.to_string().contains("events.k8s.io")))
+    };
+    assert!(!events(&[])? && events(&["dropEvents=true"])?);
     Ok(())
 }
 
