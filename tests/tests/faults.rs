@@ -7,78 +7,34 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::links::Link as _;
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
 use egress_tests::harness::gate::{Call, Fault, Gate, Kind};
 use egress_tests::harness::objects::{deny_all, egress, port, service, to_blocks};
 use egress_tests::harness::{
-    Echo, Load, OUTSIDE, Outcome, Pod, PodSpec, Probe, World, ip_batch, on_world, until,
+    Echo, OUTSIDE, Outcome, Pod, PodSpec, Probe, Traffic, World, ip_batch, on_world, until,
 };
 use egress_tests::length::{is_long, is_sample, times};
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 
 const PORT: u16 = 8080;
-/// Allowed whatever else the policies say.
-const ALLOWED: u16 = 8081;
-/// Denied whatever else they say.
-const DENIED: u16 = 9090;
+
+/// Of the agent's filters on kernels without TCX: their priority, and the second byte of their handles.
+const PRIORITY: u16 = 1;
+const OURS: u8 = 0xe6;
 
 const ENOMEM: i32 = 12;
 const E2BIG: i32 = 7;
-
-/// Datagrams of a pod that flow all the time, allowed and denied ones, of both families; each kind
-/// in one flow that lives on and in flows that are new all the time.
-struct Traffic {
-    open: Vec<(Echo, Vec<Load>)>,
-    shut: Vec<(Echo, u64, Vec<Load>)>,
-}
-
-impl Traffic {
-    /// The policy must be there; the controls go to the same servers before it (see [`stage`]).
-    fn start(world: &World, pod: &Pod) -> Result<Self> {
-        let loads = |to: SocketAddr| {
-            Ok::<_, anyhow::Error>(vec![
-                Load::start(&pod.ns, to, u64::MAX)?,
-                Load::start(&pod.ns, to, 50)?,
-            ])
-        };
-        let (v4, v6) = OUTSIDE[1];
-        let (mut open, mut shut) = (Vec::new(), Vec::new());
-        for address in [IpAddr::from(v4), v6.into()] {
-            let to = SocketAddr::new(address, ALLOWED);
-            open.push((Echo::udp(&world.outside.ns, to)?, loads(to)?));
-            let to = SocketAddr::new(address, DENIED);
-            let echo = Echo::udp(&world.outside.ns, to)?;
-            shut.push((echo, 0, loads(to)?));
-        }
-        Ok(Self { open, shut })
-    }
-
-    /// Everything allowed has arrived, and nothing else.
-    fn stop(self) -> Result<()> {
-        let sum = |loads: Vec<Load>| -> Result<u64> { loads.into_iter().map(Load::stop).sum() };
-        for (echo, loads) in self.open {
-            let sent = sum(loads)?;
-            ensure!(sent > 200, "only {sent} datagrams were sent");
-            until("every allowed datagram has arrived", || {
-                Ok(echo.received() >= sent)
-            })
-            .with_context(|| format!("{} of {sent} arrived", echo.received()))?;
-        }
-        for (echo, before, loads) in self.shut {
-            let sent = sum(loads)?;
-            ensure!(sent > 200, "only {sent} datagrams were sent");
-            let leaked = echo.received() - before;
-            ensure!(leaked == 0, "{leaked} of {sent} leaked");
-        }
-        Ok(())
-    }
-}
 
 /// Pods `x/a` (isolated, the sender) and `x/b`, an outside that answers; without the agent everything
 /// flows: the control.
@@ -93,7 +49,7 @@ fn stage(world: &mut World) -> Result<(Pod, Pod)> {
     )?;
     b.serve(&[PORT])?;
     for address in [IpAddr::from(OUTSIDE[1].0), OUTSIDE[1].1.into()] {
-        let to = SocketAddr::new(address, DENIED);
+        let to = SocketAddr::new(address, Traffic::DENIED);
         let echo = Echo::udp(&world.outside.ns, to)?;
         let outcome = Probe::Udp(to).send(&a.ns, true)?;
         ensure!(outcome == Outcome::Answered, "control: {outcome:?}");
@@ -101,7 +57,7 @@ fn stage(world: &mut World) -> Result<(Pod, Pod)> {
     }
     // The servers let go of their addresses a moment after they were dropped.
     until("the control's servers are gone", || {
-        let to = SocketAddr::new(OUTSIDE[1].1.into(), DENIED);
+        let to = SocketAddr::new(OUTSIDE[1].1.into(), Traffic::DENIED);
         Ok(Echo::udp(&world.outside.ns, to).is_ok())
     })?;
     thread::sleep(Duration::from_millis(200));
@@ -111,7 +67,7 @@ fn stage(world: &mut World) -> Result<(Pod, Pod)> {
 /// Two clusters that differ in everything that is written: blocks, ports, peers by label and by named
 /// port, a Service, a pod that is elsewhere. What [`Traffic`] counts on is the same in both.
 fn cluster(side: usize) -> Value {
-    let always = json!({ "ports": [port(ALLOWED, "UDP")] });
+    let always = json!({ "ports": [port(Traffic::ALLOWED, "UDP")] });
     let side = u16::try_from(side % 2).unwrap_or(0);
     let (block, range) = if side == 0 {
         (["203.0.113.10/32", "2001:db8:113::10/128"], (7000, 7100))
@@ -425,12 +381,11 @@ fn a_bpffs_that_is_unmounted_is_mounted_again_before_anything_ends() {
         world.start_agent()?;
         let traffic = Traffic::start(world, &a)?;
         let pins = world.agent.pin_root();
+        let links = pins.join(version(&pins)?).join("links");
         for side in [1, 0] {
             let mount = pins.parent().context("the pin root has no parent")?;
             unmount(mount, UnmountFlags::DETACH)?;
-            until("the pins are there again", || {
-                Ok(pins.join("v1/links").exists())
-            })?;
+            until("the pins are there again", || Ok(links.exists()))?;
             until("the agent says so", || {
                 Ok(world.agent.log().contains("unmounted"))
             })?;
@@ -457,11 +412,15 @@ fn another_abi_version_is_taken_over_without_a_gap() {
         let traffic = Traffic::start(world, &a)?;
         let pins = world.agent.pin_root();
         let own = version(&pins)?;
-        for (other, side) in [("v0", 1), ("v99", 0)] {
+        for (number, side) in [(0, 1), (99, 0)] {
+            let other = &format!("v{number}");
             world.agent.kill()?;
             // What an agent of that version would have left: programs and tables of its own that
             // this one knows nothing of.
             fs::rename(pins.join(&own), pins.join(other))?;
+            for pod in [&a, &b] {
+                hand_filters_to(world, pod, number)?;
+            }
             world.manifests.put(FILE, &cluster(side))?;
             world.start_agent()?;
             until("the other version is gone", || {
@@ -483,6 +442,57 @@ fn another_abi_version_is_taken_over_without_a_gap() {
             (&a, Probe::tcp(OUTSIDE[1].1, PORT), true),
         ])
     });
+}
+
+/// Where there is no TCX, the filters that an agent has left at a pod's interface stand under the number
+/// of its version: gives them another's.
+fn hand_filters_to(world: &World, pod: &Pod, version: u8) -> Result<()> {
+    let interface = pod.host_interface.as_str();
+    world.host.run(|| {
+        for (side, name) in [
+            (TcAttachType::Ingress, "ingress"),
+            (TcAttachType::Egress, "egress"),
+        ] {
+            let output = Command::new("tc")
+                .args(["filter", "show", "dev", interface, name])
+                .output()
+                .context("running tc (package iproute2)")?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            let Some((own, id)) = text.lines().find_map(our_filter) else {
+                continue;
+            };
+            let info = loaded_programs()
+                .find(|info| info.as_ref().is_ok_and(|info| info.id() == id))
+                .context("the filter's program is not loaded")??;
+            let mut program = SchedClassifier::from_program_info(info, name.into())?;
+            let link = program.attach_with_options(
+                interface,
+                side,
+                TcAttachOptions::Netlink(NlOptions {
+                    priority: PRIORITY,
+                    handle: TcHandle::new(0, u16::from_be_bytes([version, OURS])),
+                    classid: None,
+                }),
+            )?;
+            // A filter outlives whoever made it, unless its link is dropped.
+            mem::forget(program.take_link(link)?);
+            SchedClassifierLink::attached(interface, side, PRIORITY, TcHandle::new(0, own), None)?
+                .detach()?;
+        }
+        Ok(())
+    })
+}
+
+/// Handle and program of a line of `tc filter show`, if the filter is one of ours.
+fn our_filter(line: &str) -> Option<(u16, u32)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let behind = |word: &str| {
+        let at = words.iter().position(|found| *found == word)?;
+        words.get(at + 1).copied()
+    };
+    let handle = u16::from_str_radix(behind("handle")?.strip_prefix("0x")?, 16).ok()?;
+    let [_, mark] = handle.to_be_bytes();
+    (mark == OURS).then_some((handle, behind("id")?.parse().ok()?))
 }
 
 /// The one version that has pins.

@@ -14,7 +14,7 @@ pub(super) struct Tests {
 
 /// Every hook, family and protocol at least once; what differs between kernels more often:
 /// attaching, adopting, letting go, parsing, the map types.
-pub(super) const PROGRAMS: [Tests; 11] = [
+pub(super) const PROGRAMS: [Tests; 12] = [
     Tests {
         package: "egress-agent",
         target: "kernel",
@@ -104,7 +104,15 @@ pub(super) const PROGRAMS: [Tests; 11] = [
     Tests {
         package: "egress-tests",
         target: "faults",
-        sample: &["an_agent_that_is_killed_at_any_write_is_followed_by_one_that_finishes"],
+        sample: &[
+            "an_agent_that_is_killed_at_any_write_is_followed_by_one_that_finishes",
+            "another_abi_version_is_taken_over_without_a_gap",
+        ],
+    },
+    Tests {
+        package: "egress-tests",
+        target: "clock",
+        sample: &["a_clock_that_jumps_changes_nothing_but_the_time_in_records"],
     },
 ];
 

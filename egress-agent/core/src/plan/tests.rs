@@ -240,32 +240,7 @@ fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
                     );
                 }
             }
-            // Nothing is left behind.
-            assert_eq!(
-                end.rulesets.len(),
-                wanted.rulesets.len(),
-                "seed {seed} turn {turn}: rulesets"
-            );
-            assert_eq!(
-                end.ports.len(),
-                wanted.ports.len(),
-                "seed {seed} turn {turn}: port sets"
-            );
-            assert_eq!(
-                end.peers.len(),
-                wanted.peers.len(),
-                "seed {seed} turn {turn}: peers"
-            );
-            assert_eq!(
-                end.classes.len(),
-                wanted.classes.len(),
-                "seed {seed} turn {turn}: classes"
-            );
-            assert_eq!(
-                end.frontends.len(),
-                wanted.frontends.len(),
-                "seed {seed} turn {turn}: frontends"
-            );
+            assert_same_size(&end, &wanted, &format!("seed {seed} turn {turn}"));
             assert_eq!(
                 plan(&end, &want, &Limits::UNLIMITED).steps,
                 [],
@@ -293,6 +268,81 @@ fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
         transitions == 5 * seeds && changed > 10_000 && flips > 1_000 && settles > 50,
         "too tame: {transitions} transitions, {changed} verdicts changed, {flips} flips, {settles} settling moves"
     );
+}
+
+/// An agent is killed after any step, or a table is full in the middle of a plan, and meanwhile pods come
+/// and go: what the next plan finds is neither the old state nor the new one. From there too every packet
+/// sees what it saw, or the newest policy, and nothing of the plan that was cut is left behind.
+#[test]
+fn a_plan_that_was_cut_anywhere_is_followed_by_one_that_finishes() {
+    let packets = packets();
+    let (mut cuts, mut churned, mut again) = (0, 0, 0);
+    let seeds = if is_long() { 2_000 } else { 250 };
+    for seed in 0..seeds {
+        let mut random = Random(seed ^ 0xdead);
+        let mut objects = cluster(&mut random, None);
+        let mut have = fresh(&desired(&objects, &Desired::default()));
+        for turn in 0..5 {
+            // One time in three the agent wants what it wanted before; else there were changes.
+            if turn == 0 || random.below(3) > 0 {
+                objects = cluster(&mut random, Some(&objects));
+                churned += usize::from(turn > 0);
+            } else {
+                again += 1;
+            }
+            // A new agent remembers nothing.
+            let want = desired(&objects, &Desired::default());
+            let Plan { steps, refused, .. } = plan(&have, &want, &Limits::UNLIMITED);
+            assert_eq!(refused, [], "seed {seed} turn {turn}");
+            let end = applied(&have, &steps);
+            let wanted = fresh(&want);
+            assert_same_size(&end, &wanted, &format!("seed {seed} turn {turn}"));
+            let old: Vec<bool> = packets.iter().map(|p| passes(&have, *p)).collect();
+            let new: Vec<bool> = packets.iter().map(|p| passes(&wanted, *p)).collect();
+            let last = turn == 4;
+            let cut = if last || steps.is_empty() {
+                steps.len()
+            } else {
+                usize::try_from(random.below(u64::try_from(steps.len()).unwrap())).unwrap()
+            };
+            let mut now = have.clone();
+            for (done, step) in steps.iter().take(cut).enumerate() {
+                now.apply(step);
+                for ((packet, old), new) in packets.iter().zip(&old).zip(&new) {
+                    let verdict = passes(&now, *packet);
+                    assert!(
+                        verdict == *old || verdict == *new,
+                        "seed {seed} turn {turn}: a third verdict for {packet:?} after step {done} {step:?} of {steps:#?}"
+                    );
+                }
+            }
+            if last {
+                let at_the_end: Vec<bool> = packets.iter().map(|p| passes(&now, *p)).collect();
+                assert_eq!(at_the_end, new, "seed {seed}: at the end");
+            }
+            cuts += usize::from(cut < steps.len());
+            have = now;
+        }
+    }
+    let seeds = usize::try_from(seeds).unwrap();
+    assert!(
+        cuts > 2 * seeds && churned > seeds && again > seeds / 2,
+        "too tame: {cuts} cuts, {churned} changes in between, {again} taken up again"
+    );
+}
+
+/// Nothing is left behind, and nothing is missing.
+fn assert_same_size(end: &Image, wanted: &Image, whose: &str) {
+    let sizes = |image: &Image| {
+        [
+            ("rulesets", image.rulesets.len()),
+            ("port sets", image.ports.len()),
+            ("peers", image.peers.len()),
+            ("classes", image.classes.len()),
+            ("frontends", image.frontends.len()),
+        ]
+    };
+    assert_eq!(sizes(end), sizes(wanted), "{whose}");
 }
 
 #[test]
