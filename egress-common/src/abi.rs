@@ -14,7 +14,7 @@ use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
 
 /// Version of the layouts in this module; names the folder of the pins.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Addresses of one family that an endpoint can have.
 ///
@@ -73,7 +73,7 @@ pub struct Address {
     pub bytes: [u8; 16],
 }
 
-/// Key of ENDPOINTS: where a hook is attached.
+/// Key of ENDPOINTS: where a hook is attached. Its low bits name its seat in SEATS.
 #[derive(
     Clone,
     Copy,
@@ -99,6 +99,36 @@ pub struct HookKey {
 pub const ENDPOINT_ISOLATED: u32 = 1;
 /// Frames whose source is not one of the endpoint's addresses are dropped.
 pub const ENDPOINT_SPOOF_CHECK: u32 = 2;
+
+/// Seats in SEATS. A power of two; interface indexes are given out in turn, so that few meet.
+pub const SEATS: u32 = 16_384;
+
+/// [`Seat::current`] of a seat that nobody has.
+pub const SEAT_VACANT: u8 = 0;
+/// [`Seat::current`]: the first copy counts.
+pub const SEAT_FIRST: u8 = 1;
+/// [`Seat::current`]: the second copy counts.
+pub const SEAT_SECOND: u8 = 2;
+
+/// Value of SEATS, an array indexed by `hook % SEATS`: an endpoint without a look-up in a hash
+/// table. A hook whose seat another one has is in ENDPOINTS.
+///
+/// The kernel writes an array's value byte by byte while packets read it. So the agent writes the copy
+/// that does not count, and then says by one byte that it does.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct Seat {
+    /// Whose it is.
+    pub hook: HookKey,
+    /// [`SEAT_VACANT`], [`SEAT_FIRST`], [`SEAT_SECOND`].
+    pub current: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+    /// The endpoint, twice.
+    pub copies: [Endpoint; 2],
+}
 
 /// Value of ENDPOINTS. One write of it moves a pod from one ruleset to another.
 #[derive(
@@ -149,6 +179,11 @@ pub struct Config {
     pub generation: U32,
     /// Events one endpoint may send a second; 0 switches events off.
     pub events_per_second: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Secret of [`FlowHash`](crate::flows::FlowHash), as old as the tables: with another one, no flow
+    /// would be found again.
+    pub seed: [u8; 16],
 }
 
 /// Key of RULESET_CLASSES; the value is a ports id ([`U32`]).
@@ -266,8 +301,8 @@ pub struct RulesetFrontend {
 /// Value of RULESET_FRONTENDS.
 pub const FRONTEND_ALLOW: u32 = 1;
 
-/// Key of FLOWS (opened by the pod) and of an endpoint's table in INBOUND (opened
-/// towards the pod), always seen from the pod.
+/// Key of a flow in FLOWS (opened by the pod) and in an endpoint's table in INBOUND (opened
+/// towards the pod), always seen from the pod. The tables are of [`FlowSet`](crate::flows::FlowSet).
 #[derive(
     Clone,
     Copy,
@@ -300,10 +335,14 @@ pub struct FlowKey {
     pub remote: [u8; 16],
 }
 
+/// Sets of an endpoint's table in INBOUND: 4,096 flows of each family, 384 KiB, taken when the endpoint is
+/// made.
+pub const INBOUND_SETS: u32 = 1536;
+
 /// A FIN or RST was seen: the flow expires soon when idle.
 pub const FLOW_CLOSING: u32 = 1;
 
-/// Value of FLOWS and of the tables in INBOUND.
+/// What FLOWS and the tables in INBOUND say of a flow.
 #[derive(
     Clone,
     Copy,
@@ -450,7 +489,9 @@ const _: () = {
     assert!(size_of::<Address>() == 20);
     assert!(size_of::<HookKey>() == 8);
     assert!(size_of::<Endpoint>() == 96);
-    assert!(size_of::<Config>() == 12);
+    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Seat>() == 208);
+    assert!(SEATS.is_power_of_two());
     assert!(size_of::<PortsData>() == 7);
     assert!(size_of::<FrontendKey>() == 20);
     assert!(size_of::<FlowKey>() == 24);
@@ -480,6 +521,34 @@ impl FlowKey {
         let remote: [u64; 2] = transmute!(*remote);
         let [high, low] = remote;
         transmute!([head, high, low])
+    }
+}
+
+impl FlowKey {
+    /// The key as words.
+    #[inline(always)]
+    pub fn words(&self) -> [u64; 3] {
+        transmute!(*self)
+    }
+
+    /// Whether the flow is of IPv4.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.local < ENDPOINT_ADDRESSES_U8
+    }
+}
+
+impl Seat {
+    /// Whose endpoint it is, and what the endpoint is.
+    #[inline(always)]
+    pub fn endpoint(&self) -> Option<(u64, &Endpoint)> {
+        let [first, second] = &self.copies;
+        let endpoint = match self.current {
+            SEAT_FIRST => first,
+            SEAT_SECOND => second,
+            _ => return None,
+        };
+        Some((self.hook.hook.get(), endpoint))
     }
 }
 

@@ -55,8 +55,8 @@ impl Target {
     }
 }
 
-/// [`decide`], a function of its own in the kernel programs.
-#[inline(never)]
+/// [`decide`], for keys that lie where the kernel can take them from.
+#[inline(always)]
 pub(crate) fn verdict<T: Tables>(tables: &T, endpoint: &Endpoint, target: &Target) -> Reason {
     if !endpoint.isolated() {
         return Reason::NotIsolated;

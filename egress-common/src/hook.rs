@@ -12,6 +12,8 @@ mod from_pod;
 mod related;
 mod to_pod;
 
+use core::hint::black_box;
+
 use zerocopy::network_endian::{U16, U32};
 
 pub use ask::{
@@ -21,8 +23,6 @@ pub use ask::{
 pub use flow::{IDLE_CLOSING, IDLE_CONNECTION, IDLE_ECHO, IDLE_UDP};
 pub use from_pod::{FRAGMENT_SECONDS, from_pod};
 pub use to_pod::to_pod;
-
-use flow::Tracked;
 
 use crate::abi::{CounterKey, Endpoint, FAMILY_V4, FAMILY_V6, FragmentKey};
 use crate::decide::Target;
@@ -41,17 +41,30 @@ pub struct Scratch {
     packet: Packet,
     quote: Quote,
     target: Target,
-    tracked: Tracked,
     fragment: FragmentKey,
+    /// Which of the endpoint's addresses the packet's near end is, or [`FOREIGN`].
+    local: u8,
 }
 
+/// [`Scratch::local`] of an address that is none of the endpoint's.
+const FOREIGN: u8 = u8::MAX;
+
 impl Scratch {
+    /// Brings the many ways that a packet is read on together: what follows knows of the packet, and of
+    /// the address that is the endpoint's, only that they are in memory. Else the compiler copies what
+    /// follows for each way, and the verifier goes through it for each.
+    #[inline(always)]
+    fn join(&mut self, local: Option<u8>) -> Option<u8> {
+        self.local = local.unwrap_or(FOREIGN);
+        let Self { local, .. } = black_box(&mut *self);
+        (*local != FOREIGN).then_some(*local)
+    }
+
     /// On the host.
     pub const EMPTY: Self = Self {
         packet: Packet::EMPTY,
         quote: Quote::EMPTY,
         target: Target::EMPTY,
-        tracked: Tracked::EMPTY,
         fragment: FragmentKey {
             slot: U16::ZERO,
             family: 0,
@@ -60,6 +73,7 @@ impl Scratch {
             source: [0; 16],
             destination: [0; 16],
         },
+        local: FOREIGN,
     };
 }
 

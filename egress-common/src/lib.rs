@@ -5,6 +5,7 @@
 //!
 //! * [`abi`]: keys and values of the kernel tables.
 //! * [`event`]: the drop record, and the one list of reasons.
+//! * [`flows`]: the tables of flows.
 //! * [`packet`]: bytes to [`packet::Packet`].
 //! * [`tables`]: what a decision reads and writes, as two traits.
 //! * [`decide`]: the policy verdict of one flow.
@@ -14,6 +15,7 @@
 pub mod abi;
 pub mod decide;
 pub mod event;
+pub mod flows;
 pub mod hook;
 pub mod packet;
 pub mod tables;

@@ -6,6 +6,7 @@
 
 mod ipv4;
 mod ipv6;
+mod plain;
 mod quote;
 mod transport;
 
@@ -60,10 +61,18 @@ pub trait Frame {
     fn is_gso(&self) -> bool;
     /// `N` bytes at `offset`; `None` when the frame ends before.
     fn load<const N: usize>(&self, offset: u32) -> Option<Chunk<N>>;
-    /// `N` bytes at an offset that the compiler knows, which an implementation may read in
-    /// a cheaper way.
-    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
+    /// `N` bytes at an offset that the compiler knows, where they can be read without a call; `None`
+    /// says nothing of what the frame has.
+    fn linear<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
         self.load(OFFSET)
+    }
+    /// `N` bytes at an offset that the compiler knows, by the cheapest way that there is.
+    #[inline(always)]
+    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
+        match self.linear::<OFFSET, N>() {
+            Some(bytes) => Some(bytes),
+            None => self.load(OFFSET),
+        }
     }
 }
 
@@ -258,8 +267,16 @@ impl Packet {
     ///
     /// [`Reason::NotIp`], [`Reason::Malformed`], [`Reason::ExtensionHeaders`] or
     /// [`Reason::SourceRoute`].
-    #[inline(never)]
+    #[inline(always)]
     pub fn read(&mut self, frame: &impl Frame) -> Result<(), Reason> {
+        if plain::read(frame, self) {
+            return Ok(());
+        }
+        self.read_any(frame)
+    }
+
+    #[inline(never)]
+    fn read_any(&mut self, frame: &impl Frame) -> Result<(), Reason> {
         match self.family {
             FAMILY_V4 => ipv4::read(frame, self),
             FAMILY_V6 => ipv6::read(frame, self),
@@ -284,3 +301,6 @@ impl Packet {
 pub const fn has_ports(protocol: u8) -> bool {
     matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP)
 }
+
+#[cfg(test)]
+mod tests;

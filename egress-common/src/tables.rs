@@ -3,7 +3,8 @@
 //! [`Tables`] is policy: the kernel maps in BPF, `egress_core`'s `Image` on the host.
 //! [`State`] is everything else a hook needs: endpoints, flows, fragments, the clock.
 
-use crate::abi::{Address, Config, Endpoint, Flow, FlowKey, Fragment, FragmentKey, FrontendKey};
+use crate::abi::{Address, Config, Endpoint, Fragment, FragmentKey, FrontendKey};
+use crate::flows::{FlowSet, Place};
 
 /// A key or value on the stack of a kernel program; see [`Chunk`](crate::packet::Chunk).
 #[derive(Clone, Copy, Debug)]
@@ -36,14 +37,11 @@ pub trait State {
     fn config(&self) -> Config;
     /// Seconds since boot; coarse is fine.
     fn now(&self) -> u32;
-    /// FLOWS: a flow the pod opened.
-    fn outbound(&self, key: &FlowKey) -> Option<Flow>;
-    /// Writes FLOWS. A full table evicts; a failure costs another decision, nothing else.
-    fn set_outbound(&self, key: &FlowKey, flow: &Flow);
-    /// INBOUND: a flow opened towards the pod, in the endpoint's own table.
-    fn inbound(&self, key: &FlowKey) -> Option<Flow>;
-    /// Writes the endpoint's table in INBOUND.
-    fn set_inbound(&self, key: &FlowKey, flow: &Flow);
+    /// FLOWS: the set that has a flow which a pod opened, if it is known. `None` is as an empty set
+    /// that keeps nothing: it costs decisions.
+    fn outbound(&self, place: &Place) -> Option<&FlowSet>;
+    /// INBOUND: the same of a flow opened towards the pod, in the table of the endpoint's slot.
+    fn inbound(&self, place: &Place) -> Option<&FlowSet>;
     /// FRAGMENTS.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Writes FRAGMENTS.

@@ -8,18 +8,20 @@
     reason = "by value a key would be copied to where it need not be aligned"
 )]
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::Global;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{
     Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
 };
 use aya_ebpf::macros::btf_map;
 use egress_common::abi::{
-    Address, Config, Counter, CounterKey, Endpoint, EventBudget, FAMILY_V4, FRONTEND_ALLOW, Flow,
-    FlowKey, Fragment, FragmentKey, FrontendKey, HookKey, PORTS_FIXED_BITS, PortsData,
-    RulesetClass, RulesetFrontend,
+    Address, Config, Counter, CounterKey, Endpoint, EventBudget, FAMILY_V4, FRONTEND_ALLOW,
+    Fragment, FragmentKey, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIXED_BITS, PortsData,
+    RulesetClass, RulesetFrontend, SEATS as SEAT_COUNT, Seat,
 };
 use egress_common::event::Record;
+use egress_common::flows::{FlowSet, Place};
 use egress_common::hook::Scratch;
 use egress_common::tables::{Aligned, State, Tables};
 use zerocopy::network_endian::{U32, U64};
@@ -32,8 +34,14 @@ const SLOTS: usize = 4096;
 /// Rulesets that can exist at once.
 const RULESETS: usize = 4096;
 const NO_PREALLOC: usize = 1;
-const _: () = assert!(BPF_F_NO_PREALLOC == 1);
+/// The agent maps the tables of flows into its memory, and their sets begin cache lines.
+const MMAPABLE: usize = 1024;
+const _: () = assert!(BPF_F_NO_PREALLOC == 1 && BPF_F_MMAPABLE == 1024);
 
+#[btf_map]
+static SEATS: Array<Seat, { SEAT_COUNT as usize }> = Array::new();
+
+/// Endpoints whose seat another one has.
 #[btf_map]
 static ENDPOINTS: HashMap<HookKey, Endpoint, SLOTS> = HashMap::new();
 
@@ -67,10 +75,15 @@ static FRONTENDS: HashMap<FrontendKey, U32, 65_536, NO_PREALLOC> = HashMap::new(
 static RULESET_FRONTENDS: HashMap<RulesetFrontend, U32, 262_144, NO_PREALLOC> = HashMap::new();
 
 #[btf_map]
-static FLOWS: LruHashMap<FlowKey, Flow, 262_144> = LruHashMap::new();
+static FLOWS: Array<FlowSet, 98_304, MMAPABLE> = Array::new();
+
+/// How many sets FLOWS has; the loader says.
+#[unsafe(no_mangle)]
+static FLOW_SETS: Global<u32> = Global::new(98_304);
 
 #[btf_map]
-static INBOUND: ArrayOfMaps<LruHashMap<FlowKey, Flow, 4096>, SLOTS> = ArrayOfMaps::new();
+static INBOUND: ArrayOfMaps<Array<FlowSet, { INBOUND_SETS as usize }, MMAPABLE>, SLOTS> =
+    ArrayOfMaps::new();
 
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 8192> = LruHashMap::new();
@@ -238,7 +251,19 @@ impl Tables for Maps {
 
 impl State for Maps {
     #[inline(always)]
+    #[expect(
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        reason = "the low bits are meant"
+    )]
     fn endpoint(&self, hook: u64) -> Option<&Endpoint> {
+        if let Some((whose, endpoint)) = SEATS
+            .get(hook as u32 & (SEAT_COUNT - 1))
+            .and_then(Seat::endpoint)
+            && whose == hook
+        {
+            return Some(endpoint);
+        }
         let key = Aligned(HookKey {
             hook: U64::new(hook),
         });
@@ -257,29 +282,15 @@ impl State for Maps {
     }
 
     #[inline(always)]
-    fn outbound(&self, key: &FlowKey) -> Option<Flow> {
-        // SAFETY: the value is copied before anything is inserted.
-        unsafe { FLOWS.get(key) }.copied()
+    fn outbound(&self, place: &Place) -> Option<&FlowSet> {
+        FLOWS.get(place.index(FLOW_SETS.load()))
     }
 
     #[inline(always)]
-    fn set_outbound(&self, key: &FlowKey, flow: &Flow) {
-        // A failure costs another decision, see the trait.
-        let _failed = FLOWS.insert(key, flow, 0).is_err();
-    }
-
-    #[inline(always)]
-    fn inbound(&self, key: &FlowKey) -> Option<Flow> {
-        let table = INBOUND.get(u32::from(key.slot.get()))?;
-        // SAFETY: the value is copied before anything is inserted.
-        unsafe { table.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn set_inbound(&self, key: &FlowKey, flow: &Flow) {
-        if let Some(table) = INBOUND.get(u32::from(key.slot.get())) {
-            let _failed = table.insert(key, flow, 0).is_err();
-        }
+    fn inbound(&self, place: &Place) -> Option<&FlowSet> {
+        INBOUND
+            .get(u32::from(place.key().slot.get()))?
+            .get(place.index(INBOUND_SETS))
     }
 
     #[inline(always)]

@@ -65,22 +65,6 @@ impl Skb {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb).gso_size }
     }
-
-    /// Bytes of the linear part, without a call. `None` when they are not all there.
-    #[inline(always)]
-    fn linear<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
-        // SAFETY: as in `ifindex`.
-        let data = unsafe { (*self.skb).data } as usize;
-        // SAFETY: as in `ifindex`.
-        let end = unsafe { (*self.skb).data_end } as usize;
-        let start = data + (ETHERNET + OFFSET) as usize;
-        if start + N > end {
-            return None;
-        }
-        // SAFETY: start + N <= data_end was checked, and the verifier refuses the program
-        // where it was not; any bytes are a valid array, which needs no alignment.
-        Some(Chunk(unsafe { *(start as *const [u8; N]) }))
-    }
 }
 
 #[expect(
@@ -129,11 +113,19 @@ impl Frame for Skb {
         Some(Chunk(unsafe { *self.buffer.cast::<[u8; N]>() }))
     }
 
+    /// Bytes of the linear part, without a call. `None` when they are not all in it.
     #[inline(always)]
-    fn head<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
-        match self.linear::<OFFSET, N>() {
-            Some(bytes) => Some(bytes),
-            None => self.load(OFFSET),
+    fn linear<const OFFSET: u32, const N: usize>(&self) -> Option<Chunk<N>> {
+        // SAFETY: as in `ifindex`.
+        let data = unsafe { (*self.skb).data } as usize;
+        // SAFETY: as in `ifindex`.
+        let end = unsafe { (*self.skb).data_end } as usize;
+        let start = data + (ETHERNET + OFFSET) as usize;
+        if start + N > end {
+            return None;
         }
+        // SAFETY: start + N <= data_end was checked, and the verifier refuses the program
+        // where it was not; any bytes are a valid array, which needs no alignment.
+        Some(Chunk(unsafe { *(start as *const [u8; N]) }))
     }
 }

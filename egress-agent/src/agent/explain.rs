@@ -88,7 +88,7 @@ impl Agent {
             lookups.push(self.lookup(*address, &reply));
         }
         if let Some(endpoint) = &endpoint {
-            self.add_flows(endpoint, transport, &mut lookups)?;
+            self.add_flows(endpoint, transport, &mut lookups);
         }
         Ok(Live {
             interface,
@@ -141,7 +141,7 @@ impl Agent {
         endpoint: &Endpoint,
         transport: Transport,
         lookups: &mut [Lookup],
-    ) -> Result<(), TableError> {
+    ) {
         let epoch = self.datapath.image().config.epoch;
         let now = boot_seconds();
         let mut by_remote: BTreeMap<[u8; 16], (u8, u16, &mut Lookup)> = lookups
@@ -172,7 +172,7 @@ impl Agent {
             } else {
                 lookup.more_flows = lookup.more_flows.saturating_add(1);
             }
-        })
+        });
     }
 
     /// Takes the tables' verdict, and notes where it is not the objects'.

@@ -191,17 +191,10 @@ impl Agent {
             .filter_map(entry)
             .map(|(_, key, flow)| (key, flow))
             .collect();
-        let seeded = inbound
-            .iter()
-            .try_for_each(|(slot, flows)| self.datapath.seed_inbound(*slot, flows))
-            .and_then(|()| self.datapath.seed_outbound(&outbound));
-        if let Err(error) = seeded {
-            self.observations.bpf_failed(error.map, error.op);
-            failures.push(Failure {
-                pod: None,
-                message: chain(&error),
-            });
+        for (slot, flows) in &inbound {
+            self.datapath.seed_inbound(*slot, flows);
         }
+        self.datapath.seed_outbound(&outbound);
     }
 }
 

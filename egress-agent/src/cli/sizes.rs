@@ -30,17 +30,8 @@ pub(super) struct SizesArgs {
     )]
     max_prefixes: u32,
 
-    /// Connections towards one pod that its answers may pass on; 104 bytes each, taken at once.
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        env = "EGRESS_MAX_INBOUND_FLOWS",
-        default_value_t = Sizes::default().inbound,
-        value_parser = limit()
-    )]
-    max_inbound_flows: u32,
-
-    /// Outbound flows of all pods whose verdict is remembered; 104 bytes each, taken at once.
+    /// Outbound flows of all pods whose verdict is remembered, of each family; 96 bytes each, taken at
+    /// once.
     #[arg(
         long,
         value_name = "NUMBER",
@@ -103,7 +94,6 @@ impl From<SizesArgs> for Sizes {
     fn from(args: SizesArgs) -> Self {
         let SizesArgs {
             max_prefixes,
-            max_inbound_flows,
             max_flows,
             max_peers,
             max_class_rules,
@@ -112,7 +102,7 @@ impl From<SizesArgs> for Sizes {
             max_frontend_rules,
         } = args;
         let maps = [
-            ("FLOWS", max_flows),
+            ("FLOWS", max_flows.map(Sizes::flow_sets)),
             ("PEERS", max_peers),
             ("RULESET_CLASSES", max_class_rules),
             ("PORTS", max_ports),
@@ -124,7 +114,6 @@ impl From<SizesArgs> for Sizes {
             .filter_map(|(map, entries)| Some((map, entries?)));
         Self {
             trie: max_prefixes,
-            inbound: max_inbound_flows,
             maps: given.collect(),
             ..Self::default()
         }
@@ -154,12 +143,9 @@ mod tests {
     fn what_is_not_given_is_as_the_object_has_it() {
         let none = sizes(&[]).unwrap();
         let default = Sizes::default();
-        assert_eq!(
-            (none.trie, none.inbound, none.maps.len()),
-            (default.trie, default.inbound, 0)
-        );
+        assert_eq!((none.trie, none.maps.len()), (default.trie, 0));
         let some = sizes(&["--max-flows=1000", "--max-prefixes=64"]).unwrap();
-        assert_eq!((some.trie, some.maps), (64, vec![("FLOWS", 1000)]));
+        assert_eq!((some.trie, some.maps), (64, vec![("FLOWS", 375)]));
     }
 
     #[test]

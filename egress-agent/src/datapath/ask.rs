@@ -1,8 +1,5 @@
 //! What the live tables say of a new flow, and which flows are open.
 
-use std::os::fd::AsFd as _;
-
-use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use egress_common::abi::{Flow, FlowKey};
 use egress_common::hook::{Question, Reply};
@@ -10,14 +7,10 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Datapath;
 use super::error::TableError;
-use super::sys;
 use super::tables::failed;
 
 /// Destination, source, and an ethertype for experiments (IEEE 802): nothing parses it.
 const HEADER: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
-
-/// Flows read at once: 10 KiB of keys and values a call.
-const BATCH: u32 = 256;
 
 /// The program, as it is called in errors.
 const PROGRAM: &str = "ask";
@@ -52,13 +45,7 @@ impl Datapath {
     }
 
     /// Visits every flow that a pod has opened.
-    pub fn for_each_flow(&self, mut visit: impl FnMut(&FlowKey, &Flow)) -> Result<(), TableError> {
-        // aya does not lend the descriptor of its map.
-        let map =
-            MapData::from_pin(self.map_pin("FLOWS")).map_err(|e| failed("FLOWS", "open", e))?;
-        sys::for_each_entry::<24, 16>(map.fd().as_fd(), BATCH, |key, value| {
-            visit(&zerocopy::transmute!(*key), &zerocopy::transmute!(*value));
-        })
-        .map_err(|e| failed("FLOWS", "iterate", e))
+    pub fn for_each_flow(&self, visit: impl FnMut(&FlowKey, &Flow)) {
+        self.tables.flows.for_each(&self.image.config.seed, visit);
     }
 }

@@ -76,6 +76,20 @@ pub enum SetupError {
     /// The type information of inner maps was refused.
     #[error("loading the type information of inner maps")]
     InnerTypes(#[source] io::Error),
+    /// The table of flows could not be shared with the kernel.
+    #[error("sharing the table of flows with the kernel")]
+    Flows {
+        /// What failed.
+        #[source]
+        source: TableError,
+    },
+    /// Nothing that nobody can guess was to be had.
+    #[error("asking the kernel for a random seed")]
+    Seed {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The object lacks a map or program.
     #[error("the object has no {0}")]
     Missing(&'static str),

@@ -17,15 +17,15 @@ use super::error::SetupError;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map, pinned under its name, with the bytes of a key and of a value.
-const MAPS: [(&str, u32, u32); 18] = [
+const MAPS: [(&str, u32, u32); 19] = [
     ("ALLOWED", 4, 16),
-    ("CONFIG", 4, 12),
+    ("CONFIG", 4, 32),
     ("COUNTERS", 8, 16),
     ("ENDPOINTS", 8, 96),
     ("EVENTS", 0, 0),
     ("EVENTS_LOST", 4, 8),
     ("EVENT_BUDGET", 4, 8),
-    ("FLOWS", 24, 16),
+    ("FLOWS", 4, 256),
     ("FRAGMENTS", 40, 4),
     ("FRONTENDS", 20, 4),
     ("INBOUND", 4, 4),
@@ -36,7 +36,11 @@ const MAPS: [(&str, u32, u32); 18] = [
     ("RULESET_CLASSES", 8, 4),
     ("RULESET_FRONTENDS", 8, 4),
     ("RULESET_KEYS", 4, 32),
+    ("SEATS", 4, 208),
 ];
+
+/// Sets of a new FLOWS, unless the operator asks for others: 262,144 flows of each family, 24 MiB.
+const FLOW_SETS: u32 = 98_304;
 
 /// Loads the object. Maps that are pinned are taken over with what they hold and the size they have.
 pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
@@ -47,9 +51,17 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
     };
     let coarse = has_coarse_clock();
     let coarse = u8::from(coarse);
+    let ticks = ticks_per_second();
+    let asked = sizes.maps.iter().find(|(map, _)| *map == "FLOWS");
+    let sets = match flow_sets(pins) {
+        Ok(sets) => sets,
+        Err(_) => asked.map_or(FLOW_SETS, |(_, sets)| *sets),
+    };
     let mut loader = EbpfLoader::new();
     loader.override_global("COARSE_CLOCK", &coarse, true);
     loader.override_global("FLOW_EVENTS", &sizes.flow_events, true);
+    loader.override_global("TICKS_PER_SECOND", &ticks, true);
+    loader.override_global("FLOW_SETS", &sets, true);
     let mut taken_over = Vec::new();
     for (map, _, _) in MAPS {
         let path = pins.map(map);
@@ -135,6 +147,24 @@ pub(super) fn limits(pins: &PinRoot, sizes: &Sizes) -> Result<Limits, SetupError
         frontends: entries("FRONTENDS")?,
         frontend_rulesets: entries("RULESET_FRONTENDS")?,
     })
+}
+
+/// How many sets the pinned FLOWS has.
+pub(super) fn flow_sets(pins: &PinRoot) -> Result<u32, SetupError> {
+    let info = MapInfo::from_pin(pins.map("FLOWS")).map_err(|source| SetupError::Map {
+        map: "FLOWS",
+        source,
+    })?;
+    Ok(info.max_entries())
+}
+
+/// The kernel's `HZ`: its coarse clocks advance by ticks, and say how long one is.
+fn ticks_per_second() -> u32 {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    1_000_000_000_i64
+        .checked_div(tick.tv_nsec)
+        .and_then(|ticks| u32::try_from(ticks).ok())
+        .unwrap_or(250)
 }
 
 /// Version of the running kernel.

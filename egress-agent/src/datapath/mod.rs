@@ -13,9 +13,9 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::SchedClassifier;
 use aya_obj::generated::bpf_attach_type;
 use egress_common::abi::{
-    Address, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PORTS_FIRST, RulesetClass,
-    RulesetFrontend,
+    Address, Flow, FlowKey, FrontendKey, PORTS_FIRST, RulesetClass, RulesetFrontend,
 };
+use egress_common::flows::WAYS_V4;
 use egress_core::image::{Image, Placed, Step};
 use egress_core::plan::{self, Limits};
 use egress_core::ports::PortSet;
@@ -26,7 +26,7 @@ pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
 pub use self::inner::InnerTypes;
 pub use self::links::{Technique, is_own_filter};
-use self::tables::{CounterTables, Tables, hook_key};
+use self::tables::{CounterTables, Tables};
 use crate::metrics::{AllowedCount, DropCount, Kernel, ReadError, Readings};
 use crate::pods::{HostInterface, Side};
 use crate::status::MapFill;
@@ -34,7 +34,9 @@ use crate::traffic::Family;
 
 mod ask;
 mod bpffs;
+mod endpoints;
 mod error;
+mod flows;
 mod inner;
 mod links;
 mod load;
@@ -54,12 +56,19 @@ const READY_SLOTS: usize = 4;
 pub struct Sizes {
     /// Prefixes of one ruleset and family.
     pub trie: u32,
-    /// Inbound flows of one endpoint. 104 bytes each, taken when the endpoint is made.
-    pub inbound: u32,
     /// Records of new flows that one endpoint may send a second; 0, and the programs have no code for it.
     pub flow_events: u32,
-    /// Entries of maps by name, instead of the object's.
+    /// Entries of maps by name, instead of the object's. Those of FLOWS are sets: a third
+    /// hold eight IPv4 flows each, the others four of IPv6.
     pub maps: Vec<(&'static str, u32)>,
+}
+
+impl Sizes {
+    /// Entries of FLOWS that hold at least so many flows of each family.
+    pub fn flow_sets(flows: u32) -> u32 {
+        let ways = u32::try_from(WAYS_V4).unwrap_or(u32::MAX);
+        flows.div_ceil(ways).saturating_mul(3)
+    }
 }
 
 impl Default for Sizes {
@@ -67,7 +76,6 @@ impl Default for Sizes {
         Self {
             // A trie takes memory by entry, not by capacity: twice the largest policy foreseen.
             trie: 2 * 1024 * 1024,
-            inbound: 4096,
             flow_events: 0,
             maps: Vec::new(),
         }
@@ -121,7 +129,7 @@ impl Datapath {
         let others = Some(pins.others()?).filter(|others| !others.is_empty());
         let mut ebpf = load::load(&pins, sizes)?;
         let limits = load::limits(&pins, sizes)?;
-        let tables = Tables::take(&mut ebpf, sizes.trie, sizes.inbound)?;
+        let mut tables = Tables::take(&mut ebpf, sizes.trie, load::flow_sets(&pins)?)?;
         let counters = Arc::new(Mutex::new(CounterTables::take(&mut ebpf)?));
         let events = ebpf
             .take_map("EVENTS")
@@ -130,11 +138,16 @@ impl Datapath {
             map: "EVENTS",
             source,
         })?;
-        let image = observe(&tables).map_err(|error| SetupError::Load {
+        let failed = |error: TableError| SetupError::Load {
             kernel: load::kernel(),
             missing: load::missing_capabilities(),
             source: error.into(),
-        })?;
+        };
+        let mut image = observe(&tables).map_err(failed)?;
+        if image.config.seed == [0; 16] {
+            image.config.seed = sys::random().map_err(|source| SetupError::Seed { source })?;
+            tables.set_config(&image.config).map_err(failed)?;
+        }
         let mut datapath = Self {
             ebpf,
             pins,
@@ -319,8 +332,9 @@ impl Datapath {
     }
 
     /// Notes flows that are older than an endpoint's hooks. Only for a slot that was just opened.
-    pub fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
-        self.tables.seed_inbound(slot, flows)
+    pub fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)]) {
+        self.tables
+            .seed_inbound(slot, flows, &self.image.config.seed);
     }
 
     /// Nothing can be older than the hooks of this slot's endpoint.
@@ -329,10 +343,20 @@ impl Datapath {
     }
 
     /// Notes UDP flows that pods opened before their hooks were there.
-    pub fn seed_outbound(&mut self, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
-        flows
-            .iter()
-            .try_for_each(|(key, flow)| self.tables.flows.add(key, flow))
+    pub fn seed_outbound(&mut self, flows: &[(FlowKey, Flow)]) {
+        for (key, flow) in flows {
+            self.tables.flows.add(key, flow, &self.image.config.seed);
+        }
+    }
+
+    /// How many flows are remembered that pods opened.
+    pub fn outbound_flows(&self) -> usize {
+        self.tables.flows.count()
+    }
+
+    /// Forgets the flows that pods opened: each is judged again.
+    pub fn forget_outbound_flows(&self) {
+        self.tables.flows.clear();
     }
 
     /// How full the tables are.
@@ -441,10 +465,8 @@ impl Datapath {
             Step::RemovePeer { address } => tables.peers.remove(address),
             Step::SetFrontend { key, frontend } => tables.frontends.set(key, &U32::new(*frontend)),
             Step::RemoveFrontend { key } => tables.frontends.remove(key),
-            Step::SetEndpoint { hook, endpoint } => {
-                tables.endpoints.set(&hook_key(*hook), endpoint)
-            }
-            Step::RemoveEndpoint { hook } => tables.endpoints.remove(&hook_key(*hook)),
+            Step::SetEndpoint { hook, endpoint } => tables.endpoints.set(*hook, endpoint),
+            Step::RemoveEndpoint { hook } => tables.endpoints.remove(*hook),
             Step::UnsetClass { class, ruleset } => {
                 tables.ruleset_classes.remove(&class_key(*ruleset, *class))
             }
@@ -578,9 +600,7 @@ fn observe(tables: &Tables) -> Result<Image, TableError> {
         config: tables.config()?,
         ..Image::default()
     };
-    for (key, endpoint) in tables.endpoints.entries::<HookKey, Endpoint>()? {
-        image.endpoints.insert(key.hook.get(), endpoint);
-    }
+    image.endpoints.extend(tables.endpoints.entries()?);
     for (length, data) in tables.port_entries()? {
         image
             .ports

@@ -1,5 +1,6 @@
-//! Calls of bpf(2) that aya does not offer: loading bare type information and creating a map with it,
-//! writing raw entries, one or many at once, detaching a pinned link, and pinning anew.
+//! System calls that aya does not offer: loading bare type information and creating a map with it,
+//! writing raw entries, one or many at once, detaching a pinned link, pinning anew, and mapping an
+//! array into memory.
 
 #![expect(unsafe_code, reason = "raw system calls")]
 
@@ -8,8 +9,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::ptr::NonNull;
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
+use egress_common::flows::FlowSet;
 
 /// `BPF_BTF_LOAD` of type information in the kernel's format.
 pub(super) fn load_btf(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -77,49 +80,6 @@ pub(super) fn update_batch(
             let written = unsafe { attr.batch.count };
             Err((written.min(count), error))
         }
-    }
-}
-
-/// `BPF_MAP_LOOKUP_BATCH` (5.6) of a hash: every entry, `batch` at a time, as the bytes of its key and
-/// of its value. Entries that come and go meanwhile may be missed.
-pub(super) fn for_each_entry<const K: usize, const V: usize>(
-    map: impl AsFd,
-    batch: u32,
-    mut visit: impl FnMut(&[u8; K], &[u8; V]),
-) -> io::Result<()> {
-    let room = usize::try_from(batch).unwrap_or_default();
-    let mut keys = vec![[0; K]; room];
-    let mut values = vec![[0; V]; room];
-    let mut position = [0_u8; 4];
-    let mut first = true;
-    loop {
-        let mut attr = zeroed();
-        // SAFETY: `batch` is the member of the union that BPF_MAP_LOOKUP_BATCH reads, and any bytes
-        // are a value of it.
-        let request = unsafe { &mut attr.batch };
-        request.in_batch = if first { 0 } else { address(&position) };
-        request.out_batch = address_of(&mut position);
-        request.keys = address_of(keys.as_flattened_mut());
-        request.values = address_of(values.as_flattened_mut());
-        request.count = batch;
-        request.map_fd = fd(map.as_fd());
-        let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
-        // SAFETY: as above; the kernel wrote back how many entries it gave.
-        let given = unsafe { attr.batch.count };
-        let done = match result {
-            Ok(_) => false,
-            // The last ones.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Err(error) => return Err(error),
-        };
-        let given = usize::try_from(given).unwrap_or_default();
-        for (key, value) in keys.iter().zip(&values).take(given) {
-            visit(key, value);
-        }
-        if done {
-            return Ok(());
-        }
-        first = false;
     }
 }
 
@@ -200,6 +160,75 @@ fn pinned(pin: &Path) -> io::Result<OwnedFd> {
     let number = call(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
     // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// An array's values in this process' memory, shared with the kernel. Of a map with
+/// `BPF_F_MMAPABLE` (5.5).
+#[derive(Debug)]
+pub(super) struct Shared {
+    start: NonNull<FlowSet>,
+    count: usize,
+}
+
+// SAFETY: the memory is nobody's but the map's, and flow sets are read and written by words that any
+// thread may access.
+unsafe impl Send for Shared {}
+
+impl Shared {
+    /// Maps the `count` sets of an array.
+    pub(super) fn new(map: impl AsFd, count: u32) -> io::Result<Self> {
+        let count = usize::try_from(count).map_err(io::Error::other)?;
+        // SAFETY: a new mapping, which is over no other memory of the process.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                count * size_of::<FlowSet>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { start, count })
+    }
+
+    /// The sets.
+    pub(super) const fn sets(&self) -> &[FlowSet] {
+        // SAFETY: the mapping is of `count` sets and page aligned, any bytes are a set, and what the
+        // kernel writes it writes by whole words, as the type expects.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this length, and no reference outlives `self`.
+        let result = unsafe {
+            libc::munmap(
+                self.start.as_ptr().cast(),
+                self.count * size_of::<FlowSet>(),
+            )
+        };
+        if result != 0 {
+            tracing::debug!(error = %io::Error::last_os_error(), "unmapping a table of flows");
+        }
+    }
+}
+
+/// Bytes that nobody can guess.
+pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the call writes at most N bytes to a buffer of N.
+    let written = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    if usize::try_from(written) == Ok(N) {
+        Ok(bytes)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn fd(fd: BorrowedFd<'_>) -> u32 {

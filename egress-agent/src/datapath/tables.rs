@@ -9,21 +9,24 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya_obj::generated::bpf_map_type;
 use egress_common::abi::{
-    Address, Config, Counter, CounterKey, Endpoint, Flow, FlowKey, FrontendKey, HookKey, PortsData,
-    RulesetClass, RulesetFrontend,
+    Address, Config, Counter, CounterKey, Flow, FlowKey, FrontendKey, HookKey, INBOUND_SETS,
+    PortsData, RulesetClass, RulesetFrontend,
 };
+use egress_common::flows::FlowSet;
 use egress_core::trie::Trie;
-use zerocopy::network_endian::{U32, U64};
+use zerocopy::network_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::endpoints::Endpoints;
 use super::error::{SetupError, TableError};
+use super::flows::FlowTable;
 use super::inner::InnerTypes;
 use super::sys;
 
 /// `BPF_F_NO_PREALLOC`, which LPM tries demand.
 const NO_PREALLOC: u32 = 1;
-/// `BPF_NOEXIST`.
-const NO_EXIST: u64 = 1;
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1024;
 /// Entries written by one batch call: 16,384 keys of 20 bytes keep the kernel's copy at 320 KiB.
 const BATCH: usize = 16_384;
 
@@ -35,28 +38,27 @@ pub(super) struct Hash<const K: usize, const V: usize> {
 
 /// Every map that the agent reads or writes.
 pub(super) struct Tables {
-    pub(super) endpoints: Hash<8, 96>,
-    pub(super) config: Array<MapData, [u8; 12]>,
+    pub(super) endpoints: Endpoints,
+    pub(super) config: Array<MapData, [u8; 32]>,
     pub(super) peers: Hash<20, 4>,
     pub(super) ruleset_classes: Hash<8, 4>,
     pub(super) ports: LpmTrie<MapData, [u8; 7], u8>,
     pub(super) rulesets: Array<MapData, [u8; 32]>,
     pub(super) frontends: Hash<20, 4>,
     pub(super) ruleset_frontends: Hash<8, 4>,
-    pub(super) flows: Hash<24, 16>,
+    /// Flows that pods opened.
+    pub(super) flows: FlowTable,
     cidrs_v4: ArrayOfMaps<MapData>,
     cidrs_v6: ArrayOfMaps<MapData>,
     inbound: ArrayOfMaps<MapData>,
     /// Tries that stand in a slot, empty, waiting for a ruleset.
     spare: BTreeMap<u32, (MapData, MapData)>,
     /// Tables of inbound flows that were made just now, until older flows are noted in them.
-    opened: BTreeMap<u16, MapData>,
+    opened: BTreeMap<u16, FlowTable>,
     /// Empty tables of slots that no endpoint uses yet.
-    ready: BTreeMap<u16, MapData>,
+    ready: BTreeMap<u16, FlowTable>,
     /// Capacity of one trie.
     trie_entries: u32,
-    /// Capacity of one endpoint's inbound flows.
-    inbound_entries: u32,
     /// What inner maps need to be ones.
     inner_types: InnerTypes,
 }
@@ -73,10 +75,16 @@ impl Tables {
     pub(super) fn take(
         ebpf: &mut Ebpf,
         trie_entries: u32,
-        inbound_entries: u32,
+        flow_sets: u32,
     ) -> Result<Self, SetupError> {
+        let flows = ebpf.map("FLOWS").ok_or(SetupError::Missing("FLOWS"))?;
+        let flows = match flows {
+            Map::Array(map) => FlowTable::map("FLOWS", map.fd(), flow_sets),
+            other => Err(failed("FLOWS", "open", format!("{other:?} is no array"))),
+        };
+        let flows = flows.map_err(|source| SetupError::Flows { source })?;
         Ok(Self {
-            endpoints: Hash::take(ebpf, "ENDPOINTS")?,
+            endpoints: Endpoints::take(ebpf)?,
             config: take(ebpf, "CONFIG")?,
             peers: Hash::take(ebpf, "PEERS")?,
             ruleset_classes: Hash::take(ebpf, "RULESET_CLASSES")?,
@@ -84,7 +92,7 @@ impl Tables {
             rulesets: take(ebpf, "RULESET_KEYS")?,
             frontends: Hash::take(ebpf, "FRONTENDS")?,
             ruleset_frontends: Hash::take(ebpf, "RULESET_FRONTENDS")?,
-            flows: Hash::take(ebpf, "FLOWS")?,
+            flows,
             cidrs_v4: take(ebpf, "RULESET_CIDRS_V4")?,
             cidrs_v6: take(ebpf, "RULESET_CIDRS_V6")?,
             inbound: take(ebpf, "INBOUND")?,
@@ -92,7 +100,6 @@ impl Tables {
             opened: BTreeMap::new(),
             ready: BTreeMap::new(),
             trie_entries,
-            inbound_entries,
             inner_types: InnerTypes::load().map_err(SetupError::InnerTypes)?,
         })
     }
@@ -180,11 +187,11 @@ impl Tables {
     /// A table for an endpoint's inbound flows, in place of the one of the slot's last user. Without
     /// one made ready this waits for a grace period of the kernel.
     pub(super) fn open_slot(&mut self, slot: u16) -> Result<(), TableError> {
-        let map = match self.ready.remove(&slot) {
-            Some(map) => map,
+        let table = match self.ready.remove(&slot) {
+            Some(table) => table,
             None => self.new_inbound(slot)?,
         };
-        self.opened.insert(slot, map);
+        self.opened.insert(slot, table);
         Ok(())
     }
 
@@ -207,21 +214,12 @@ impl Tables {
 
     /// Notes flows that were opened towards an endpoint before its hooks were there. What the hooks
     /// have noted since [`Tables::open_slot`] is newer and stays.
-    pub(super) fn seed_inbound(
-        &mut self,
-        slot: u16,
-        flows: &[(FlowKey, Flow)],
-    ) -> Result<(), TableError> {
-        let Some(map) = self.opened.remove(&slot) else {
-            return Ok(());
-        };
-        let map = Map::from_map_data(map).map_err(|e| failed("INBOUND", "open", e))?;
-        let map = HashMap::try_from(map).map_err(|e| failed("INBOUND", "open", e))?;
-        let mut map: Hash<24, 16> = Hash {
-            name: "INBOUND",
-            map,
-        };
-        flows.iter().try_for_each(|(key, flow)| map.add(key, flow))
+    pub(super) fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)], seed: &[u8; 16]) {
+        if let Some(table) = self.opened.remove(&slot) {
+            for (key, flow) in flows {
+                table.add(key, flow, seed);
+            }
+        }
     }
 
     /// Nothing is older than the hooks of a slot that was just opened.
@@ -238,18 +236,19 @@ impl Tables {
         Ok(())
     }
 
-    fn new_inbound(&mut self, slot: u16) -> Result<MapData, TableError> {
+    fn new_inbound(&mut self, slot: u16) -> Result<FlowTable, TableError> {
+        let set = u32::try_from(size_of::<FlowSet>()).unwrap_or(u32::MAX);
         let map = self.new_inner(
             ("INBOUND", "inbound"),
-            bpf_map_type::BPF_MAP_TYPE_LRU_HASH,
-            (24, 16),
-            self.inbound_entries,
-            0,
+            bpf_map_type::BPF_MAP_TYPE_ARRAY,
+            (4, set),
+            INBOUND_SETS,
+            MMAPABLE,
         )?;
         self.inbound
             .set(u32::from(slot), &map, 0)
             .map_err(|e| failed("INBOUND", "update", e))?;
-        Ok(map)
+        FlowTable::map("INBOUND", map.fd(), INBOUND_SETS)
     }
 
     pub(super) fn config(&self) -> Result<Config, TableError> {
@@ -262,7 +261,7 @@ impl Tables {
 
     pub(super) fn set_config(&mut self, config: &Config) -> Result<(), TableError> {
         self.config
-            .set(0, raw::<12>(config), 0)
+            .set(0, raw::<32>(config), 0)
             .map_err(|e| failed("CONFIG", "update", e))
     }
 
@@ -315,7 +314,7 @@ impl Tables {
 }
 
 impl<const K: usize, const V: usize> Hash<K, V> {
-    fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, SetupError> {
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, SetupError> {
         Ok(Self {
             name,
             map: take(ebpf, name)?,
@@ -332,19 +331,12 @@ impl<const K: usize, const V: usize> Hash<K, V> {
             .map_err(|e| failed(self.name, "update", e))
     }
 
-    /// Writes an entry unless there is one.
-    pub(super) fn add(
-        &mut self,
-        key: &(impl IntoBytes + Immutable),
-        value: &(impl IntoBytes + Immutable),
-    ) -> Result<(), TableError> {
-        match self.map.insert(raw::<K>(key), raw::<V>(value), NO_EXIST) {
-            Err(MapError::SyscallError(error))
-                if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
-            {
-                Ok(())
-            }
-            other => other.map_err(|e| failed(self.name, "update", e)),
+    /// Whether there is an entry.
+    pub(super) fn has(&self, key: &(impl IntoBytes + Immutable)) -> Result<bool, TableError> {
+        match self.map.get(&raw::<K>(key), 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(failed(self.name, "lookup", error)),
         }
     }
 
@@ -491,7 +483,7 @@ fn fill<const A: usize>(
     Ok(())
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SetupError>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SetupError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -531,15 +523,8 @@ pub(super) fn failed(
     }
 }
 
-/// Keys as the tables hold them.
-pub(super) fn hook_key(hook: u64) -> HookKey {
-    HookKey {
-        hook: U64::new(hook),
-    }
-}
-
 const _: () = {
-    assert!(size_of::<HookKey>() == 8 && size_of::<Endpoint>() == 96);
+    assert!(size_of::<HookKey>() == 8);
     assert!(size_of::<Address>() == 20 && size_of::<FrontendKey>() == 20);
     assert!(size_of::<RulesetClass>() == 8 && size_of::<RulesetFrontend>() == 8);
 };

@@ -15,10 +15,11 @@ use aya_obj::generated::{bpf_func_id, bpf_map_type};
 use egress_agent::datapath::InnerTypes;
 use egress_common::abi::{
     Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
-    FRONTEND_ALLOW, FrontendKey, HookKey, PORTS_FIRST, PORTS_FIXED_BITS, PORTS_PRESENT, PortsData,
-    RulesetClass, RulesetFrontend,
+    FRONTEND_ALLOW, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIRST, PORTS_FIXED_BITS,
+    PORTS_PRESENT, PortsData, RulesetClass, RulesetFrontend, SEAT_FIRST, SEAT_SECOND, SEATS, Seat,
 };
 use egress_common::event::{Reason, Record};
+use egress_common::flows::FlowSet;
 use zerocopy::network_endian::U32;
 use zerocopy::{FromBytes as _, Immutable, IntoBytes};
 
@@ -36,6 +37,10 @@ pub(crate) const RING_BYTES: u32 = 64 << 10;
 
 /// `BPF_F_NO_PREALLOC`
 const NO_PREALLOC: u32 = 1;
+/// `BPF_F_MMAPABLE`
+const MMAPABLE: u32 = 1024;
+/// Sets of FLOWS.
+const FLOW_SETS: u32 = 300;
 
 /// Offsets in `struct __sk_buff`, an interface of the kernel that does not change.
 mod sk_buff {
@@ -59,6 +64,8 @@ pub(crate) struct Machine {
     /// Kept open; the kernel's table holds it too.
     _inbound: MapData,
     hook: u64,
+    /// The endpoint is in ENDPOINTS, for another has its seat.
+    crowded: bool,
     generation: u32,
     config: Config,
     next_ports: u32,
@@ -95,11 +102,14 @@ impl Machine {
     fn with(coarse: bool, flow_events: u32) -> Self {
         let coarse = u8::from(coarse);
         let mut loader = EbpfLoader::new();
+        let ticks = ticks_per_second();
         loader.override_global("COARSE_CLOCK", &coarse, true);
         loader.override_global("FLOW_EVENTS", &flow_events, true);
+        loader.override_global("TICKS_PER_SECOND", &ticks, true);
+        loader.override_global("FLOW_SETS", &FLOW_SETS, true);
         for (map, entries) in [
             ("ENDPOINTS", 16),
-            ("FLOWS", 1024),
+            ("FLOWS", FLOW_SETS),
             ("COUNTERS", 128),
             ("EVENTS", RING_BYTES),
         ] {
@@ -118,8 +128,9 @@ impl Machine {
         let v4: Trie<4> = Map::from_map_data(v4).unwrap().try_into().unwrap();
         let v6 = inner("cidrs_v6", trie, (20, 4), 1024, NO_PREALLOC);
         let v6: Trie<16> = Map::from_map_data(v6).unwrap().try_into().unwrap();
-        let lru = bpf_map_type::BPF_MAP_TYPE_LRU_HASH;
-        let inbound = inner("inbound", lru, (24, 16), 256, 0);
+        let array = bpf_map_type::BPF_MAP_TYPE_ARRAY;
+        let set = u32::try_from(size_of::<FlowSet>()).unwrap();
+        let inbound = inner("inbound", array, (4, set), INBOUND_SETS, MMAPABLE);
         let outer = ebpf.map_mut("RULESET_CIDRS_V4").unwrap();
         let mut outer: ArrayOfMaps<_, Trie<4>> = outer.try_into().unwrap();
         outer.set(RULESET, &v4, 0).unwrap();
@@ -135,6 +146,7 @@ impl Machine {
             v6,
             _inbound: inbound,
             hook: LOOPBACK,
+            crowded: false,
             generation: 0,
             config: Config::default(),
             next_ports: PORTS_FIRST,
@@ -171,7 +183,70 @@ impl Machine {
         let key = HookKey {
             hook: self.hook.into(),
         };
-        self.insert::<8, 96>("ENDPOINTS", &key, &endpoint);
+        if self.crowded {
+            self.insert::<8, 96>("ENDPOINTS", &key, &endpoint);
+            return;
+        }
+        let current = if self.generation % 2 == 0 {
+            SEAT_FIRST
+        } else {
+            SEAT_SECOND
+        };
+        self.sit(current, endpoint);
+    }
+
+    /// Has the endpoint's seat say so; the copy that does not count is one of a closed endpoint.
+    fn sit(&mut self, current: u8, endpoint: Endpoint) {
+        let other = Endpoint {
+            ruleset: 0.into(),
+            flags: ENDPOINT_ISOLATED.into(),
+            ..endpoint
+        };
+        let seat = Seat {
+            hook: HookKey {
+                hook: self.hook.into(),
+            },
+            current,
+            reserved: [0; 7],
+            copies: if current == SEAT_FIRST {
+                [endpoint, other]
+            } else {
+                [other, endpoint]
+            },
+        };
+        let index = u32::try_from(self.hook).unwrap() % SEATS;
+        let map = self.ebpf.map_mut("SEATS").unwrap();
+        let mut map: Array<_, [u8; size_of::<Seat>()]> = map.try_into().unwrap();
+        map.set(index, raw(&seat), 0).unwrap();
+    }
+
+    /// Another endpoint, of a closed pod, takes the seat before the pod comes.
+    pub(crate) fn take_the_seat(&mut self) {
+        self.isolate();
+        let index = u32::try_from(self.hook).unwrap() % SEATS;
+        let map = self.ebpf.map_mut("SEATS").unwrap();
+        let mut map: Array<_, [u8; size_of::<Seat>()]> = map.try_into().unwrap();
+        let mut seat: Seat = zerocopy::transmute!(map.get(&index, 0).unwrap());
+        seat.hook.hook += u64::from(SEATS);
+        map.set(index, raw(&seat), 0).unwrap();
+        self.crowded = true;
+    }
+
+    /// Every flow that the pod opened, by when it was seen.
+    pub(crate) fn seen_outbound(&self) -> Vec<u32> {
+        let map = self.ebpf.map("FLOWS").unwrap();
+        let map: Array<_, [u64; 32]> = map.try_into().unwrap();
+        // The second word of a way of IPv4 (`egress_common::flows`).
+        let sets = map.iter().take(usize::try_from(FLOW_SETS / 3).unwrap());
+        sets.flat_map(|set| {
+            let words = set.unwrap();
+            words
+                .chunks(4)
+                .filter(|way| way[0] != 0)
+                .map(|way| u32::try_from(way[1] >> 32).unwrap())
+                .collect::<Vec<_>>()
+        })
+        .collect()
     }
 
     fn insert<const K: usize, const V: usize>(
@@ -264,8 +339,8 @@ impl Machine {
 
     fn write_config(&mut self) {
         let map = self.ebpf.map_mut("CONFIG").unwrap();
-        let mut map: Array<_, [u8; 12]> = map.try_into().unwrap();
-        map.set(0, raw::<12>(&self.config), 0).unwrap();
+        let mut map: Array<_, [u8; 32]> = map.try_into().unwrap();
+        map.set(0, raw::<32>(&self.config), 0).unwrap();
     }
 
     /// Has the pod send a frame.
@@ -410,12 +485,10 @@ impl Machine {
     }
 }
 
-/// Budgets are of whole seconds: waits for one to begin.
-pub(crate) fn at_the_start_of_a_second() {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let left = 1_000_000_000 - u64::try_from(now.tv_nsec).unwrap();
-    // The coarse clock is up to a tick late.
-    std::thread::sleep(Duration::from_nanos(left) + Duration::from_millis(20));
+/// The kernel's `HZ`.
+fn ticks_per_second() -> u32 {
+    let tick = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    u32::try_from(1_000_000_000 / tick.tv_nsec).unwrap()
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {

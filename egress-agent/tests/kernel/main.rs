@@ -39,7 +39,7 @@ fn the_verifier_takes_a_fraction_of_its_budget() {
             };
             println!("{program}: {instructions} instructions verified (coarse clock: {coarse})");
             // Of a million; older kernels need more for the same program.
-            assert!(instructions < 200_000, "{program}: {instructions}");
+            assert!(instructions < 300_000, "{program}: {instructions}");
         }
     }
 }
@@ -294,16 +294,55 @@ fn segments_and_bytes_of_packets_are_counted() {
     assert_eq!(machine.allowed(6), (1, 60));
 }
 
+/// Two interfaces can have indexes that name the same seat.
+#[test]
+#[ignore = "needs root and BPF"]
+fn an_endpoint_whose_seat_another_has_is_judged_by_its_own_rules() {
+    let mut machine = Machine::new();
+    let frame = Ethernet::v4(POD, PEER, TCP, frames::tcp(5555, ALLOWED_PORT, SYN));
+    machine.take_the_seat();
+    assert_eq!(machine.send(&frame), Verdict::Pass, "an endpoint of nobody");
+    machine.isolate();
+    assert_eq!(machine.send(&frame), Verdict::Drop);
+    machine.allow_block(PEER, 32, TCP, ALLOWED_PORT);
+    assert_eq!(machine.send(&frame), Verdict::Pass);
+    machine.open();
+    assert_eq!(machine.send(&frame), Verdict::Pass);
+}
+
+/// Flows are stamped by the kernel's tick; the agent, which notes older ones, has the monotonic clock.
+#[test]
+#[ignore = "needs root and BPF"]
+fn flows_are_stamped_with_seconds_of_the_monotonic_clock() {
+    let mut machine = Machine::new();
+    machine.isolate();
+    machine.allow_block(PEER, 32, TCP, ALLOWED_PORT);
+    let frame = Ethernet::v4(POD, PEER, TCP, frames::tcp(5555, ALLOWED_PORT, SYN));
+    assert_eq!(machine.send(&frame), Verdict::Pass);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let [seen] = machine.seen_outbound()[..] else {
+        panic!("one flow was opened");
+    };
+    assert!((i64::from(seen) - now.tv_sec).abs() <= 2, "{seen} {now:?}");
+}
+
 #[test]
 #[ignore = "needs root and BPF"]
 fn drops_are_told_up_to_the_budget() {
-    let mut machine = Machine::new();
-    machine.isolate();
-    machine.events_per_second(5);
     let frame = Ethernet::v4(POD, PEER, TCP, frames::tcp(5555, DENIED_PORT, SYN));
-    machine::at_the_start_of_a_second();
-    for _ in 0..8 {
-        assert_eq!(machine.send(&frame), Verdict::Drop);
+    let burst = || {
+        let mut machine = Machine::new();
+        machine.isolate();
+        machine.events_per_second(5);
+        for _ in 0..8 {
+            assert_eq!(machine.send(&frame), Verdict::Drop);
+        }
+        machine
+    };
+    let mut machine = burst();
+    if machine.lost() != [3, 0] {
+        // A second of the kernel's ended meanwhile, and brought a new budget. Not twice.
+        machine = burst();
     }
     let events = machine.events();
     assert_eq!(events.len(), 5);

@@ -1,8 +1,9 @@
 //! Flows: which packet belongs to which, and for how long.
 
-use zerocopy::network_endian::{U16, U32};
+use zerocopy::network_endian::U32;
 
 use crate::abi::{Endpoint, FLOW_CLOSING, Flow, FlowKey, LOCAL_LINK_LOCAL};
+use crate::flows::{Known, Place};
 use crate::packet::{
     PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP_ACK, TCP_FIN, TCP_RST,
     TCP_SYN, Transport,
@@ -32,26 +33,30 @@ pub(super) struct Moment {
     epoch: U32,
     /// Seconds since boot.
     now: u32,
+    /// [`Config::seed`](crate::abi::Config::seed).
+    seed: [u8; 16],
 }
 
 impl Moment {
     #[inline(always)]
     pub(super) fn of(system: &impl State) -> Self {
+        let config = system.config();
         Self {
-            epoch: system.config().epoch,
+            epoch: config.epoch,
             now: system.now(),
+            seed: config.seed,
         }
     }
 
     /// Whether the verdict on an outbound flow is one of the present policies (S54).
     #[inline(always)]
-    pub(super) fn holds(self, endpoint: &Endpoint, flow: &Flow) -> bool {
+    pub(super) fn holds(&self, endpoint: &Endpoint, flow: &Flow) -> bool {
         flow.generation == endpoint.generation && flow.epoch == self.epoch
     }
 
     /// The entry of an outbound flow that is allowed now.
     #[inline(always)]
-    pub(super) fn begin(self, endpoint: &Endpoint, subject: Subject) -> Flow {
+    pub(super) fn begin(&self, endpoint: &Endpoint, subject: Subject) -> Flow {
         Flow {
             generation: endpoint.generation,
             epoch: self.epoch,
@@ -62,7 +67,7 @@ impl Moment {
 
     /// The entry of a flow that is opened towards the pod now.
     #[inline(always)]
-    pub(super) fn begin_inbound(self) -> Flow {
+    pub(super) fn begin_inbound(&self) -> Flow {
         Flow {
             seen: U32::new(self.now),
             ..Flow::default()
@@ -91,6 +96,12 @@ pub(super) struct Subject {
     closing: u32,
 }
 
+impl Subject {
+    const fn new(role: Role) -> Self {
+        Self { role, closing: 0 }
+    }
+}
+
 /// Which end of the packet the pod is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Near {
@@ -100,47 +111,31 @@ pub(super) enum Near {
     Destination,
 }
 
-/// A flow's key and value, where the kernel can take them from.
+/// A packet's flow: where the tables have it.
 #[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(super) struct Tracked {
-    pub(super) key: FlowKey,
-    flow: Flow,
-}
+pub(super) struct Tracked(Place);
 
 impl Tracked {
-    /// Of no packet.
-    pub(super) const EMPTY: Self = Self {
-        key: FlowKey {
-            slot: U16::ZERO,
-            local: 0,
-            protocol: 0,
-            local_port: U16::ZERO,
-            remote_port: U16::ZERO,
-            remote: [0; 16],
-        },
-        flow: Flow {
-            generation: U32::ZERO,
-            epoch: U32::ZERO,
-            seen: U32::ZERO,
-            flags: U32::ZERO,
-        },
-    };
+    /// A flow by its key.
+    #[inline(always)]
+    pub(super) fn new(key: FlowKey, moment: &Moment) -> Self {
+        Self(Place::of(key, &moment.seed))
+    }
 
-    /// Sets the key of a packet's flow, the pod being at its near end with address `local`.
-    /// `None` for protocols that are not tracked.
+    /// A packet's flow, the pod being at its near end with address `local`. `None` for protocols that
+    /// are not tracked.
     ///
     /// A TCP segment whose flags are missing counts as one that opens when the pod sends
     /// it, so that it is no answer (S53), and as one that continues when it is for the pod,
     /// so that it opens nothing.
     #[inline(always)]
-    pub(super) fn find(
-        &mut self,
+    pub(super) fn of(
         endpoint: &Endpoint,
         local: u8,
         packet: &Packet,
         near: Near,
-    ) -> Option<Subject> {
+        moment: &Moment,
+    ) -> Option<(Self, Subject)> {
         let mut closing = 0;
         let role = match packet.transport {
             Transport::Tcp => {
@@ -165,10 +160,12 @@ impl Tracked {
             Transport::NeighbourSolicitation
                 if near == Near::Destination && packet.hop_limit == ON_LINK =>
             {
-                return Some(self.solicitation(endpoint, &packet.source, Role::Opens));
+                let flow = Self::solicitation(endpoint, &packet.source, moment);
+                return Some((flow, Subject::new(Role::Opens)));
             }
             Transport::NeighbourAdvertisement if near == Near::Source => {
-                return Some(self.solicitation(endpoint, &packet.destination, Role::Answers));
+                let flow = Self::solicitation(endpoint, &packet.destination, moment);
+                return Some((flow, Subject::new(Role::Answers)));
             }
             Transport::NeighbourSolicitation
             | Transport::NeighbourAdvertisement
@@ -187,92 +184,70 @@ impl Tracked {
             Near::Destination => &packet.source,
         };
         // Both ends name an echo by one identifier; it stands at the pod's.
-        self.key = FlowKey::new(
+        let key = FlowKey::new(
             endpoint.slot,
             (local, packet.protocol),
             (local_port | packet.echo_id, remote_port),
             remote,
         );
-        Some(Subject { role, closing })
+        Some((Self::new(key, moment), Subject { role, closing }))
     }
 
-    /// Sets the key of a neighbour's question for one of the pod's addresses, whichever: it goes to
+    /// A neighbour's question for one of the pod's addresses, whichever: it goes to
     /// a multicast address, so that the destination does not say which.
     ///
     /// A node asks from a global address where its end of the veth has one, as with the ptp
     /// plugin. The answer to it leaves the range in which neighbour discovery always passes
     /// (S97), but is a reply (S52); without it the node would lose its pod.
     #[inline(always)]
-    fn solicitation(&mut self, endpoint: &Endpoint, remote: &[u8; 16], role: Role) -> Subject {
+    fn solicitation(endpoint: &Endpoint, remote: &[u8; 16], moment: &Moment) -> Self {
         // Ports of an echo are never this: a request gives no leave to send an echo.
-        self.key = FlowKey::new(
+        let key = FlowKey::new(
             endpoint.slot,
             (LOCAL_LINK_LOCAL, PROTOCOL_ICMPV6),
             (0, SOLICITATION),
             remote,
         );
-        Subject { role, closing: 0 }
+        Self::new(key, moment)
     }
 
     /// A live flow of the pod's own; whether it is still allowed is [`Moment::holds`].
     #[inline(always)]
-    pub(super) fn outbound(&self, system: &impl State, moment: Moment) -> Option<Flow> {
-        system
-            .outbound(&self.key)
-            .filter(|flow| is_live(self.key.protocol, flow, moment.now))
+    pub(super) fn outbound<'a>(
+        &self,
+        system: &'a impl State,
+        moment: &Moment,
+    ) -> Option<Known<'a>> {
+        let known = system.outbound(&self.0)?.find(&self.0)?;
+        is_live(self.0.key().protocol, &known.flow, moment.now).then_some(known)
     }
 
     /// A live flow that was opened towards the pod.
     #[inline(always)]
-    pub(super) fn inbound(&self, system: &impl State, moment: Moment) -> Option<Flow> {
-        system
-            .inbound(&self.key)
-            .filter(|flow| is_live(self.key.protocol, flow, moment.now))
+    pub(super) fn inbound<'a>(&self, system: &'a impl State, moment: &Moment) -> Option<Known<'a>> {
+        let known = system.inbound(&self.0)?.find(&self.0)?;
+        is_live(self.0.key().protocol, &known.flow, moment.now).then_some(known)
     }
 
+    /// Writes a flow of the pod's own.
     #[inline(always)]
-    pub(super) fn write_outbound(&mut self, system: &impl State, flow: Flow) {
-        self.flow = flow;
-        system.set_outbound(&self.key, &self.flow);
-    }
-
-    #[inline(always)]
-    pub(super) fn write_inbound(&mut self, system: &impl State, flow: Flow) {
-        self.flow = flow;
-        system.set_inbound(&self.key, &self.flow);
-    }
-
-    /// Writes a live flow of the pod's own after one more packet, if that changes it.
-    #[inline(always)]
-    pub(super) fn touch_outbound(
-        &mut self,
-        system: &impl State,
-        flow: &Flow,
-        subject: Subject,
-        moment: Moment,
-    ) {
-        if let Some(flow) = touched(flow, subject, moment) {
-            self.write_outbound(system, flow);
+    pub(super) fn write_outbound(&self, system: &impl State, flow: &Flow) {
+        if let Some(set) = system.outbound(&self.0) {
+            set.put(&self.0, flow);
         }
     }
 
-    /// The same of an inbound flow.
+    /// Writes a flow that is opened towards the pod.
     #[inline(always)]
-    pub(super) fn touch_inbound(
-        &mut self,
-        system: &impl State,
-        flow: &Flow,
-        subject: Subject,
-        moment: Moment,
-    ) {
-        if let Some(flow) = touched(flow, subject, moment) {
-            self.write_inbound(system, flow);
+    pub(super) fn write_inbound(&self, system: &impl State, flow: &Flow) {
+        if let Some(set) = system.inbound(&self.0) {
+            set.put(&self.0, flow);
         }
     }
 
     /// Whether a packet of the pod answers a live inbound flow (S52), which it keeps alive.
     #[inline(always)]
-    pub(super) fn answer(&mut self, system: &impl State, subject: Subject, moment: Moment) -> bool {
+    pub(super) fn answer(&self, system: &impl State, subject: Subject, moment: &Moment) -> bool {
         if matches!(subject.role, Role::Opens) {
             return false;
         }
@@ -281,23 +256,20 @@ impl Tracked {
         };
         // An echo reply answers one request; only requests keep an echo alive.
         if !matches!(subject.role, Role::Answers) {
-            self.touch_inbound(system, &flow, subject, moment);
+            touch(&flow, subject, moment);
         }
         true
     }
 }
 
-/// A live flow after one more packet; `None` when its entry need not be written: at most
-/// one write a second, unless the flow begins to close.
+/// Notes one more packet of a live flow: at most one write a second, unless the flow begins to close.
 #[inline(always)]
-fn touched(flow: &Flow, subject: Subject, moment: Moment) -> Option<Flow> {
-    let flags = flow.flags.get() | subject.closing;
-    let changed = flags != flow.flags.get() || moment.now > flow.seen.get();
-    changed.then_some(Flow {
-        flags: U32::new(flags),
-        seen: U32::new(moment.now.max(flow.seen.get())),
-        ..*flow
-    })
+pub(super) fn touch(known: &Known<'_>, subject: Subject, moment: &Moment) {
+    let (seen, before) = (known.flow.seen.get(), known.flow.flags.get());
+    let flags = before | subject.closing;
+    if flags != before || moment.now > seen {
+        known.touch(moment.now.max(seen), flags);
+    }
 }
 
 /// Whether a flow has not been idle for too long. A clock that reads less than

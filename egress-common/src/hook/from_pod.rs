@@ -1,8 +1,10 @@
 //! What a pod sends.
 
+use core::hint::black_box;
+
 use zerocopy::network_endian::U32;
 
-use super::flow::{Moment, Near, Role, Subject, Tracked};
+use super::flow::{Moment, Near, Role, Subject, Tracked, touch};
 use super::related::is_related;
 use super::{Outcome, Scratch};
 use crate::abi::{Endpoint, FAMILY_V4, Fragment, FragmentKey, is_link_local};
@@ -26,7 +28,8 @@ pub fn from_pod<'a, S: State + Tables, F: Frame>(
     let endpoint = system.endpoint(hook);
     scratch.packet.begin(frame);
     let reason = match endpoint {
-        Some(endpoint) => look(system, endpoint, frame, scratch),
+        // As in `Scratch::join`: what is done about a reason is there once, not once a reason.
+        Some(endpoint) => black_box(look(system, endpoint, frame, scratch)),
         None => Reason::NoEndpoint,
     };
     Outcome {
@@ -47,11 +50,12 @@ fn look<S: State + Tables, F: Frame>(
     if isolated && frame.ethertype() == ETHERTYPE_ARP {
         return Reason::Neighbour;
     }
-    let packet = &mut scratch.packet;
-    if !isolated && !packet.may_be_udp(frame) {
+    if !isolated && !scratch.packet.may_be_udp(frame) {
         return Reason::NotIsolated;
     }
-    let read = packet.read(frame);
+    let read = scratch.packet.read(frame);
+    scratch.join(None);
+    let packet = &scratch.packet;
     if !isolated {
         if read.is_ok() && packet.transport == Transport::Udp {
             note(system, endpoint, scratch);
@@ -65,10 +69,11 @@ fn look<S: State + Tables, F: Frame>(
         return Reason::Neighbour;
     }
     let local = endpoint.local(packet.family, &packet.source);
+    let local = scratch.join(local);
     if local.is_none() && endpoint.spoof_check() {
         return Reason::Spoofed;
     }
-    if let Piece::Later = packet.piece {
+    if let Piece::Later = scratch.packet.piece {
         return follow(system, endpoint, scratch);
     }
     let reason = judge(system, endpoint, frame, scratch, local);
@@ -82,19 +87,18 @@ fn look<S: State + Tables, F: Frame>(
 /// like inbound flows once a policy comes, and the policy would not cut them (S54).
 #[inline(never)]
 fn note<S: State>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) {
-    let Scratch {
-        packet, tracked, ..
-    } = scratch;
+    let Scratch { packet, .. } = scratch;
     let Some(local) = endpoint.local(packet.family, &packet.source) else {
         return;
     };
-    let Some(subject) = tracked.find(endpoint, local, packet, Near::Source) else {
+    let moment = &Moment::of(system);
+    let Some((tracked, subject)) = Tracked::of(endpoint, local, packet, Near::Source, moment)
+    else {
         return;
     };
-    let moment = Moment::of(system);
     match tracked.outbound(system, moment) {
-        Some(flow) if moment.holds(endpoint, &flow) => {
-            tracked.touch_outbound(system, &flow, subject, moment);
+        Some(known) if moment.holds(endpoint, &known.flow) => {
+            touch(&known, subject, moment);
             return;
         }
         Some(_) => {}
@@ -104,7 +108,7 @@ fn note<S: State>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) {
             }
         }
     }
-    tracked.write_outbound(system, moment.begin(endpoint, subject));
+    tracked.write_outbound(system, &moment.begin(endpoint, subject));
 }
 
 /// Neighbour discovery and MLD on the link, and IGMP on the link: without them the pod has
@@ -187,39 +191,40 @@ fn judge<S: State + Tables, F: Frame>(
     scratch: &mut Scratch,
     local: Option<u8>,
 ) -> Reason {
-    let moment = Moment::of(system);
-    let Scratch {
-        packet, tracked, ..
-    } = scratch;
-    if packet.transport == Transport::IcmpError {
+    let moment = &Moment::of(system);
+    if scratch.packet.transport == Transport::IcmpError {
         if is_related(system, endpoint, moment, frame, scratch) {
             return Reason::Related;
         }
-        return ask(system, endpoint, scratch);
+        return ask_apart(system, endpoint, scratch);
     }
-    let subject = match local {
-        Some(local) => tracked.find(endpoint, local, packet, Near::Source),
-        None => None,
+    let flow = |local: Option<u8>, packet: &Packet| {
+        Tracked::of(endpoint, local?, packet, Near::Source, moment)
     };
-    let Some(subject) = subject else {
-        return ask(system, endpoint, scratch);
-    };
-    // Outbound first: it is the cheaper look-up, and both pass.
-    if established(system, endpoint, tracked, subject, moment) {
-        return Reason::Established;
+    if let Some((tracked, subject)) = flow(local, &scratch.packet) {
+        // Outbound first: it is the cheaper look-up, and both pass.
+        if established(system, endpoint, &tracked, subject, moment) {
+            return Reason::Established;
+        }
+        if tracked.answer(system, subject, moment) {
+            return Reason::Reply;
+        }
     }
-    if tracked.answer(system, subject, moment) {
-        return Reason::Reply;
-    }
+    let local = scratch.join(local);
     let reason = ask(system, endpoint, scratch);
     if let Reason::Allowed = reason
+        && let Some((tracked, subject)) = flow(local, &scratch.packet)
         && !matches!(subject.role, Role::Answers)
     {
-        scratch
-            .tracked
-            .write_outbound(system, moment.begin(endpoint, subject));
+        tracked.write_outbound(system, &moment.begin(endpoint, subject));
     }
     reason
+}
+
+/// [`ask`], apart from the way that most packets take.
+#[inline(never)]
+fn ask_apart<S: State + Tables>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) -> Reason {
+    ask(system, endpoint, scratch)
 }
 
 /// Step 7: the policy's verdict.
@@ -240,21 +245,21 @@ fn ask<S: State + Tables>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch
 fn established<S: State>(
     system: &S,
     endpoint: &Endpoint,
-    tracked: &mut Tracked,
+    tracked: &Tracked,
     subject: Subject,
-    moment: Moment,
+    moment: &Moment,
 ) -> bool {
     if matches!(subject.role, Role::Answers) {
         return false;
     }
-    let Some(flow) = tracked.outbound(system, moment) else {
+    let Some(known) = tracked.outbound(system, moment) else {
         return false;
     };
     // A port is used again: the new connection gets its own verdict and its own entry.
-    let reopened = matches!(subject.role, Role::Opens) && flow.flags.get() != 0;
-    if reopened || !moment.holds(endpoint, &flow) {
+    let reopened = matches!(subject.role, Role::Opens) && known.flow.flags.get() != 0;
+    if reopened || !moment.holds(endpoint, &known.flow) {
         return false;
     }
-    tracked.touch_outbound(system, &flow, subject, moment);
+    touch(&known, subject, moment);
     true
 }

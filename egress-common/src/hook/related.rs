@@ -1,7 +1,7 @@
 //! ICMP errors that a pod sends about packets it got.
 
 use super::Scratch;
-use super::flow::Moment;
+use super::flow::{Moment, Tracked};
 use crate::abi::{Endpoint, FlowKey};
 use crate::decide::verdict;
 use crate::event::Action;
@@ -17,14 +17,13 @@ use crate::tables::{State, Tables};
 pub(super) fn is_related<S: State + Tables, F: Frame>(
     system: &S,
     endpoint: &Endpoint,
-    moment: Moment,
+    moment: &Moment,
     frame: &F,
     scratch: &mut Scratch,
 ) -> bool {
     let Scratch {
         packet,
         quote,
-        tracked,
         target,
         ..
     } = scratch;
@@ -38,12 +37,13 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
         return false;
     };
     // The quoted packet was sent to the pod.
-    tracked.key = FlowKey::new(
+    let key = FlowKey::new(
         endpoint.slot,
         (local, quote.protocol),
         (quote.destination_port, quote.source_port),
         &quote.source,
     );
+    let tracked = Tracked::new(key, moment);
     // A quoted echo request was sent to the pod by another, a quoted reply answers the pod's.
     if quote.echo != Transport::EchoReply && tracked.inbound(system, moment).is_some() {
         return true;
@@ -53,7 +53,7 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
     }
     match tracked.outbound(system, moment) {
         None => false,
-        Some(flow) if moment.holds(endpoint, &flow) => true,
+        Some(known) if moment.holds(endpoint, &known.flow) => true,
         Some(_) => {
             target.set(
                 packet.family,

@@ -1,7 +1,7 @@
 //! What is sent to a pod.
 
 use super::Scratch;
-use super::flow::{Moment, Near, Role};
+use super::flow::{Moment, Near, Role, Tracked, touch};
 use crate::abi::LOCAL_LINK_LOCAL;
 use crate::packet::{Frame, Transport};
 use crate::tables::State;
@@ -13,37 +13,37 @@ pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mu
     let Some(endpoint) = system.endpoint(hook) else {
         return;
     };
-    let Scratch {
-        packet, tracked, ..
-    } = scratch;
-    packet.begin(frame);
-    if packet.read(frame).is_err() {
+    scratch.packet.begin(frame);
+    if scratch.packet.read(frame).is_err() {
         return;
     }
+    scratch.join(None);
+    let packet = &scratch.packet;
     let local = match endpoint.local(packet.family, &packet.destination) {
         Some(local) => local,
         // To the multicast address of the one that is asked for.
         None if packet.transport == Transport::NeighbourSolicitation => LOCAL_LINK_LOCAL,
         None => return,
     };
-    let Some(subject) = tracked.find(endpoint, local, packet, Near::Destination) else {
+    let Some(local) = scratch.join(Some(local)) else {
+        return;
+    };
+    let packet = &scratch.packet;
+    let moment = &Moment::of(system);
+    let Some((tracked, subject)) = Tracked::of(endpoint, local, packet, Near::Destination, moment)
+    else {
         return;
     };
     // An answer to an echo of the pod's.
     if matches!(subject.role, Role::Answers) {
         return;
     }
-    let moment = Moment::of(system);
     if matches!(subject.role, Role::Opens) {
-        let flow = moment.begin_inbound();
-        // At most one write a second.
-        if system.inbound(&tracked.key) != Some(flow) {
-            tracked.write_inbound(system, flow);
-        }
+        tracked.write_inbound(system, &moment.begin_inbound());
         return;
     }
     if let Some(flow) = tracked.inbound(system, moment) {
-        tracked.touch_inbound(system, &flow, subject, moment);
+        touch(&flow, subject, moment);
         return;
     }
     if !matches!(subject.role, Role::Either) {
@@ -53,7 +53,7 @@ pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mu
         // An answer to what the pod opened. It keeps that flow alive, whatever the policy says of
         // it now: a flow that a policy cut must not become an inbound one because the other side
         // goes on sending (S54).
-        Some(flow) => tracked.touch_outbound(system, &flow, subject, moment),
-        None => tracked.write_inbound(system, moment.begin_inbound()),
+        Some(flow) => touch(&flow, subject, moment),
+        None => tracked.write_inbound(system, &moment.begin_inbound()),
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Header {
     total_length: U16,
     id: U16,
     fragment: U16,
-    ttl: u8,
+    pub(super) ttl: u8,
     pub(super) protocol: u8,
     checksum: [u8; 2],
     pub(super) source: [u8; 4],
@@ -43,14 +43,26 @@ impl Header {
         (self.version_ihl >> 4 == 4 && words >= 5).then(|| u32::from(words) * 4)
     }
 
+    /// Whether there are no options, and the packet is no fragment.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.version_ihl == 0x45 && self.fragment.get() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0
+    }
+
     /// Whether this is not the first fragment.
     pub(super) fn is_later(&self) -> bool {
         self.fragment.get() & FRAGMENT_OFFSET != 0
     }
 
-    /// Bytes of the packet inside the frame's `length`. A total length of 0 is what a BIG TCP frame
+    /// Bytes of the packet inside the frame's `length`, at least `header`. A total length of 0 is what a BIG TCP frame
     /// has (Linux, `iph_totlen`).
-    fn packet_length(&self, frame: &impl Frame, length: u32, header: u32) -> Option<u32> {
+    #[inline(always)]
+    pub(super) fn packet_length(
+        &self,
+        frame: &impl Frame,
+        length: u32,
+        header: u32,
+    ) -> Option<u32> {
         let total = match u32::from(self.total_length.get()) {
             0 if frame.is_gso() => length,
             total => total,

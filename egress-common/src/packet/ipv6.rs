@@ -33,7 +33,7 @@ pub(super) struct Header {
     class_flow: [u8; 3],
     payload_length: U16,
     pub(super) next: u8,
-    hop_limit: u8,
+    pub(super) hop_limit: u8,
     pub(super) source: [u8; 16],
     pub(super) destination: [u8; 16],
 }
@@ -41,6 +41,16 @@ pub(super) struct Header {
 impl Header {
     pub(super) fn is_version_6(&self) -> bool {
         self.version_class >> 4 == 6
+    }
+
+    /// [`Header::packet_length`] of a packet that is at least so long and no jumbogram.
+    #[inline(always)]
+    pub(super) fn plain_length(&self, frame: &impl Frame, length: u32, least: u32) -> Option<u32> {
+        let total = match u32::from(self.payload_length.get()) {
+            0 if frame.is_gso() => length,
+            payload => FIXED + payload,
+        };
+        (total >= least && total <= length).then_some(total)
     }
 
     /// Bytes of the packet inside the frame's `length`. A payload length of 0 is what a BIG TCP frame

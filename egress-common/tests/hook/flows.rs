@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use egress_common::abi::{ENDPOINT_SPOOF_CHECK, FLOW_CLOSING};
+use egress_common::abi::{Address, ENDPOINT_SPOOF_CHECK, FAMILY_V4, FLOW_CLOSING, FlowKey};
 use egress_common::event::Reason;
+use egress_common::flows::Place;
 use egress_common::hook::{IDLE_CLOSING, IDLE_CONNECTION, IDLE_ECHO, IDLE_UDP};
+use egress_common::tables::State as _;
 
 use crate::frames::{ACK, FIN, RST, SCTP, SYN, TCP, UDP, icmp, icmp_of, ip, sctp, tcp, udp};
-use crate::world::{OTHER4, OTHER6, PAIRS, PEER6, POD6, World};
+use crate::world::{OTHER4, OTHER6, PAIRS, PEER6, POD6, World, address};
 
 const INIT: u8 = 1;
 const DATA: u8 = 0;
@@ -111,13 +113,13 @@ fn a_segment_that_opens_is_never_a_reply() {
 #[test]
 fn only_a_packet_that_opens_makes_an_inbound_flow() {
     for (_, peer) in PAIRS {
-        let world = World::isolated();
+        let world = World::isolated().watched();
         for flags in [ACK, SYN | ACK, RST, FIN, 0] {
             world.deliver_from(peer, TCP, tcp(5000, 80, flags));
         }
         world.deliver_from(peer, SCTP, sctp(5000, 80, DATA));
         world.deliver_from(peer, icmp_of(peer), icmp(echo_reply(peer), 1, &[]));
-        assert!(world.inbound.borrow().is_empty());
+        assert!(world.inbound.is_empty());
         assert_eq!(world.writes.get(), 0);
     }
 }
@@ -138,7 +140,7 @@ fn inbound_flows_are_noted_before_a_policy_comes() {
         assert_eq!(world.send_to(peer, TCP, tcp(80, 5000, ACK)), Reason::Reply);
         assert_eq!(world.send_to(peer, UDP, udp(53, 5000)), Reason::Reply);
         assert!(
-            world.outbound.borrow().is_empty(),
+            world.outbound.is_empty(),
             "an answer is no flow of the pod's"
         );
     }
@@ -156,7 +158,7 @@ fn frames_for_somebody_else_open_nothing() {
         world.deliver(&ip(peer, other, TCP, tcp(5000, 80, SYN)));
         world.deliver(&ip(peer, other, UDP, udp(5000, 80)));
     }
-    assert!(world.inbound.borrow().is_empty());
+    assert!(world.inbound.is_empty());
 }
 
 #[test]
@@ -185,7 +187,7 @@ fn answers_to_the_pods_datagrams_are_not_inbound_flows() {
             Reason::NotIsolated
         );
         world.deliver_from(peer, UDP, udp(9999, 4000));
-        assert!(world.inbound.borrow().is_empty());
+        assert!(world.inbound.is_empty());
         world.isolate();
         assert_eq!(world.send_to(peer, UDP, udp(4000, 9999)), Reason::NoRule);
 
@@ -195,7 +197,7 @@ fn answers_to_the_pods_datagrams_are_not_inbound_flows() {
             world.deliver_from(peer, UDP, udp(9999, 4000));
             assert_eq!(world.send_to(peer, UDP, udp(4000, 9999)), Reason::NoRule);
         }
-        assert!(world.inbound.borrow().is_empty());
+        assert!(world.inbound.is_empty());
 
         // After silence, who speaks first has opened it.
         world.later(IDLE_UDP + 1);
@@ -215,10 +217,10 @@ fn an_open_pods_datagrams_are_noted_behind_extension_headers_too() {
     .build();
     let world = World::open();
     assert_eq!(world.send(&frame), Reason::NotIsolated);
-    assert_eq!(world.outbound.borrow().len(), 1);
+    assert_eq!(world.outbound.len(), 1);
     // Nothing else of an open pod is.
     for (_, peer) in PAIRS {
-        let world = World::open();
+        let world = World::open().watched();
         world.send_to(peer, TCP, tcp(1, 2, SYN));
         world.send_to(peer, SCTP, sctp(1, 2, INIT));
         world.send_to(peer, icmp_of(peer), icmp(echo(peer), 1, &[]));
@@ -435,7 +437,14 @@ fn a_port_that_the_pod_uses_again_gets_a_new_verdict() {
             world.send_to(peer, TCP, tcp(5, 80, FIN | ACK)),
             Reason::Established
         );
-        let closing = |world: &World| world.outbound.borrow().values().next().unwrap().flags.get();
+        let closing = |world: &World| {
+            let Address { family, bytes, .. } = address(peer);
+            let local = if family == FAMILY_V4 { 0 } else { 4 };
+            let key = FlowKey::new(3.into(), (local, TCP), (5, 80), &bytes);
+            let place = Place::of(key, &world.config().seed);
+            let set = world.outbound.set(&place).unwrap();
+            set.find(&place).unwrap().flow.flags.get()
+        };
         assert_eq!(closing(&world), FLOW_CLOSING);
         assert_eq!(
             world.send_to(peer, TCP, tcp(5, 80, ACK)),
@@ -449,7 +458,7 @@ fn a_port_that_the_pod_uses_again_gets_a_new_verdict() {
 #[test]
 fn a_flow_is_written_once_a_second_at_most() {
     for (_, peer) in PAIRS {
-        let world = World::isolated().allow_all();
+        let world = World::isolated().allow_all().watched();
         let once = |wanted: u32, act: &dyn Fn()| {
             for _ in 0..5 {
                 act();
@@ -474,7 +483,7 @@ fn a_flow_is_written_once_a_second_at_most() {
             });
             world.later(1);
         }
-        let world = World::open();
+        let world = World::open().watched();
         for _ in 0..5 {
             world.send_to(peer, UDP, udp(5, 80));
             world.deliver_from(peer, UDP, udp(80, 5));
@@ -488,9 +497,7 @@ fn a_clock_behind_the_entry_is_no_time_at_all() {
     for (_, peer) in PAIRS {
         let world = World::isolated();
         world.deliver_from(peer, UDP, udp(5, 80));
-        for flow in world.inbound.borrow_mut().values_mut() {
-            flow.seen = (flow.seen.get() + 1).into();
-        }
+        world.earlier(1);
         assert_eq!(world.send_to(peer, UDP, udp(80, 5)), Reason::Reply);
     }
 }
@@ -501,7 +508,7 @@ fn other_protocols_are_judged_packet_by_packet() {
         let world = World::isolated();
         world.deliver_from(peer, 47, vec![0; 24]);
         assert_eq!(world.send_to(peer, 47, vec![0; 24]), Reason::NoRule);
-        let world = World::isolated().allow_all();
+        let world = World::isolated().allow_all().watched();
         assert_eq!(world.send_to(peer, 47, vec![0; 24]), Reason::Allowed);
         assert_eq!(world.writes.get(), 0);
     }

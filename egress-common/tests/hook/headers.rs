@@ -177,10 +177,10 @@ fn random_bytes_are_never_allowed_by_a_port_rule_that_does_not_name_them() {
                 assert!(tcp_to_443, "round {round}: {reason:?} {frame:02x?}");
             }
         }
-        world.outbound.borrow_mut().clear();
+        world.outbound.clear();
         world.fragments.borrow_mut().clear();
         world.deliver(&frame);
-        world.inbound.borrow_mut().clear();
+        world.inbound.clear();
     }
     assert!(passed > 1_000 && dropped > 1_000, "{passed} {dropped}");
 }

@@ -60,7 +60,7 @@ fn errors_about_known_inbound_flows_pass() {
 fn errors_about_allowed_outbound_flows_pass_while_they_are_allowed() {
     // PMTU of what the pod downloads, and S54.
     for (pod, peer) in PAIRS {
-        let mut world = World::isolated().allow(peer, 32, TCP, 443);
+        let mut world = World::isolated().watched().allow(peer, 32, TCP, 443);
         assert_eq!(
             world.send_to(peer, TCP, tcp(5000, 443, SYN)),
             Reason::Allowed

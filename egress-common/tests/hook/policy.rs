@@ -233,7 +233,7 @@ fn the_pods_own_addresses_are_always_allowed() {
             assert_eq!(world.send_to(other, TCP, tcp(1, 2, SYN)), wanted);
         }
     }
-    assert!(world.outbound.borrow().is_empty(), "nothing to remember");
+    assert!(world.outbound.is_empty(), "nothing to remember");
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_foreign_source_is_spoofed() {
         // Switched off, the frame is judged by its destination, and no flow is kept of it.
         world.endpoint.flags = ENDPOINT_ISOLATED.into();
         assert_eq!(world.send(&frame), Reason::Allowed);
-        assert!(world.outbound.borrow().is_empty());
+        assert!(world.outbound.is_empty());
     }
     // Link-local addresses cannot be known and count as the pod's own.
     let world = World::isolated().allow_all();
@@ -291,7 +291,7 @@ fn icmp_of_the_other_family_is_just_another_protocol() {
         world.send_to(PEER6.into(), ICMP, icmp(8, 1, &[])),
         Reason::Allowed
     );
-    assert!(world.outbound.borrow().is_empty());
+    assert!(world.outbound.is_empty());
 }
 
 #[test]

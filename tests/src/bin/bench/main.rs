@@ -23,10 +23,11 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::report::Report;
 
-const USAGE: &str = "usage: bench [--rounds N] [--compare FILE]
+const USAGE: &str = "usage: bench [--rounds N] [--only TEXT] [--compare FILE]
 
   --rounds N      how often each path is measured, between measurements of the
                   empty program; the medians are reported (default 21)
+  --only TEXT     only the paths whose id has this in it, as `established-v4`
   --compare FILE  the JSON of an earlier run: adds its multiples to the table
 
 Needs root: it loads BPF programs, in namespaces of its own.";
@@ -35,6 +36,7 @@ Needs root: it loads BPF programs, in namespaces of its own.";
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     rounds: u32,
+    only: String,
     compare: Option<PathBuf>,
 }
 
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
 fn options(arguments: &[String]) -> Result<Options> {
     let mut options = Options {
         rounds: 21,
+        only: String::new(),
         compare: None,
     };
     let mut rest = arguments.iter();
@@ -73,6 +76,7 @@ fn options(arguments: &[String]) -> Result<Options> {
                     .filter(|rounds| *rounds > 0)
                     .with_context(|| format!("--rounds {text}: not a number above 0"))?;
             }
+            "--only" => value()?.clone_into(&mut options.only),
             "--compare" => options.compare = Some(value()?.into()),
             other => bail!("{other:?} is not known\n\n{USAGE}"),
         }
@@ -95,7 +99,7 @@ fn bench(options: &Options) -> Result<()> {
         .unwrap_or_default();
     kernel::enter_own_namespaces()?;
     let cpu = kernel::stay_on_this_cpu()?;
-    let mut report = Report::new(cpu, options.rounds);
+    let mut report = Report::new(cpu, options.rounds, &options.only);
     paths::measure_all(&mut report)?;
     println!("{}", report.text(&before));
     let written = report.write()?;
@@ -121,9 +125,10 @@ mod tests {
     #[test]
     fn options_are_read() {
         assert_eq!(
-            parse("--compare a.json --rounds 5").unwrap(),
+            parse("--compare a.json --rounds 5 --only drop").unwrap(),
             Options {
                 rounds: 5,
+                only: "drop".to_owned(),
                 compare: Some("a.json".into())
             }
         );
@@ -131,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_refused() {
-        for line in ["--rounds", "--rounds 0", "--rounds x", "--fast"] {
+        for line in ["--rounds", "--rounds 0", "--rounds x", "--only", "--fast"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -136,7 +136,7 @@ impl Run<'_> {
         let Packets::Varied(flows) = self.path.packets else {
             return Ok(());
         };
-        self.rig.forget_flows()?;
+        self.rig.forget_flows();
         match flows {
             Flows::New | Flows::None => {}
             Flows::Evicting { capacity } => {
@@ -145,11 +145,7 @@ impl Run<'_> {
             }
             Flows::Known(count) => {
                 self.driven(self.path.program, count)?;
-                let known = self.rig.known_flows();
-                ensure!(
-                    known == usize::try_from(count)?,
-                    "{known} of {count} flows fit the table"
-                );
+                most(self.rig.datapath.outbound_flows(), count, "fit the table")?;
                 // The same packets again from now on.
                 self.mark = 0;
             }
@@ -177,11 +173,7 @@ impl Run<'_> {
                 let driver = self.driven(Program::Empty, count)?;
                 let subject = self.driven(self.path.program, count)?;
                 if flows == Flows::New {
-                    let new = self.rig.forget_flows()?;
-                    ensure!(
-                        new == usize::try_from(count)?,
-                        "{new} of {count} packets made a flow"
-                    );
+                    most(self.rig.forget_flows(), count, "made a flow")?;
                 }
                 if let Flows::Known(_) = flows {
                     self.mark = start;
@@ -230,6 +222,16 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether as good as all packets did what the path is named after. A table of flows is full where a
+/// set is, so that some evict others before it is: a few in a hundred, at worst.
+fn most(did: usize, count: u32, what: &str) -> Result<()> {
+    ensure!(
+        did >= usize::try_from(count - count / 20)?,
+        "{did} of {count} packets {what}"
+    );
+    Ok(())
 }
 
 fn passed(ran: Ran, expected: u32) -> Result<f64> {

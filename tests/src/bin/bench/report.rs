@@ -25,6 +25,7 @@ const SCHEMA: u32 = 1;
 pub(crate) struct Report {
     cpu: usize,
     rounds: u32,
+    only: String,
     rows: Vec<(Path, Cost)>,
     facts: Vec<Fact>,
 }
@@ -62,10 +63,11 @@ impl Fact {
 }
 
 impl Report {
-    pub(crate) const fn new(cpu: usize, rounds: u32) -> Self {
+    pub(crate) fn new(cpu: usize, rounds: u32, only: &str) -> Self {
         Self {
             cpu,
             rounds,
+            only: only.to_owned(),
             rows: Vec::new(),
             facts: Vec::new(),
         }
@@ -73,6 +75,11 @@ impl Report {
 
     pub(crate) const fn rounds(&self) -> u32 {
         self.rounds
+    }
+
+    /// Whether a path is asked for.
+    pub(crate) fn wants(&self, id: &str) -> bool {
+        id.contains(&self.only)
     }
 
     pub(crate) fn add(&mut self, path: Path, cost: Cost) {
@@ -275,7 +282,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let mut report = Report::new(0, 3);
+        let mut report = Report::new(0, 3, "");
         report.rows.push((
             Path {
                 id: "1m-all-v6".to_owned(),

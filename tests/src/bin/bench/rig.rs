@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{HashMap, Map, MapData};
 use aya::programs::ProgramFd;
 use egress_agent::datapath::{Datapath, Sizes};
 use egress_agent::metrics::Kernel as _;
@@ -75,7 +74,6 @@ pub(crate) struct Rig {
     pub(crate) datapath: Datapath,
     pub(crate) drivers: Drivers,
     programs: Vec<ProgramFd>,
-    flows: HashMap<MapData, [u8; 24], [u8; 16]>,
     store: Store,
     desired: Desired,
 }
@@ -97,12 +95,10 @@ impl Rig {
             programs.push(loaded.fd()?.try_clone()?);
         }
         let drivers = Drivers::new(&programs.iter().collect::<Vec<_>>())?;
-        let flows = MapData::from_pin(datapath.map_pin("FLOWS"))?;
         let mut rig = Self {
             datapath,
             drivers,
             programs,
-            flows: HashMap::try_from(Map::from_map_data(flows)?)?,
             store: scene::cluster()?,
             desired: Desired::default(),
         };
@@ -132,17 +128,10 @@ impl Rig {
     }
 
     /// Forgets all outbound flows, and says how many there were.
-    pub(crate) fn forget_flows(&mut self) -> Result<usize> {
-        let keys = self.flows.keys().collect::<Result<Vec<_>, _>>()?;
-        for key in &keys {
-            self.flows.remove(key)?;
-        }
-        Ok(keys.len())
-    }
-
-    /// How many outbound flows are known.
-    pub(crate) fn known_flows(&self) -> usize {
-        self.flows.keys().count()
+    pub(crate) fn forget_flows(&self) -> usize {
+        let known = self.datapath.outbound_flows();
+        self.datapath.forget_outbound_flows();
+        known
     }
 
     pub(crate) fn counted(&self) -> Result<Counted> {

@@ -1,0 +1,64 @@
+//! The tables of flows, as memory that is shared with the kernel programs.
+
+use std::os::fd::AsFd;
+
+use egress_common::abi::{Flow, FlowKey};
+use egress_common::flows::{FlowSet, Place};
+
+use super::error::TableError;
+use super::sys::Shared;
+use super::tables::failed;
+
+/// FLOWS, or an endpoint's table in INBOUND.
+#[derive(Debug)]
+pub(super) struct FlowTable {
+    memory: Shared,
+}
+
+impl FlowTable {
+    /// The table that a map of so many sets is.
+    pub(super) fn map(name: &'static str, map: impl AsFd, sets: u32) -> Result<Self, TableError> {
+        let memory = Shared::new(map, sets).map_err(|e| failed(name, "map", e))?;
+        Ok(Self { memory })
+    }
+
+    /// Notes a flow, unless there is an entry for it: that is newer.
+    pub(super) fn add(&self, key: &FlowKey, flow: &Flow, seed: &[u8; 16]) {
+        let place = Place::of(*key, seed);
+        if let Some(set) = self.set(&place)
+            && set.find(&place).is_none()
+        {
+            set.put(&place, flow);
+        }
+    }
+
+    /// Forgets every flow.
+    pub(super) fn clear(&self) {
+        self.memory.sets().iter().for_each(FlowSet::clear);
+    }
+
+    /// Visits every flow.
+    pub(super) fn for_each(&self, seed: &[u8; 16], mut visit: impl FnMut(&FlowKey, &Flow)) {
+        for (is_v4, set) in self.sets() {
+            set.for_each(is_v4, seed, &mut visit);
+        }
+    }
+
+    /// How many flows there are.
+    pub(super) fn count(&self) -> usize {
+        self.sets().map(|(is_v4, set)| set.count(is_v4)).sum()
+    }
+
+    /// The sets, and whether they are of IPv4: the first third is.
+    fn sets(&self) -> impl Iterator<Item = (bool, &FlowSet)> {
+        let sets = self.memory.sets();
+        let v4 = sets.len() / 3;
+        (0..).zip(sets).map(move |(index, set)| (index < v4, set))
+    }
+
+    fn set(&self, place: &Place) -> Option<&FlowSet> {
+        let sets = self.memory.sets();
+        let index = place.index(u32::try_from(sets.len()).ok()?);
+        sets.get(usize::try_from(index).ok()?)
+    }
+}
