@@ -34,6 +34,30 @@ pub const PORTS_NOTHING: u32 = 0;
 pub const PORTS_EVERYTHING: u32 = 1;
 /// First ports id that is free for interned sets.
 pub const PORTS_FIRST: u32 = 2;
+/// Ports ids from here on say themselves what they contain: see [`literal_ports`].
+pub const PORTS_LITERAL: u32 = 1 << 31;
+
+/// The ports id of what one entry of PORTS would say: the ports of a protocol that share the first
+/// `length` bits of `port`. Most sets are of one port, and with such an id need no entry and no look-up.
+pub const fn literal_ports(protocol: u8, length: u32, port: u16) -> u32 {
+    #[expect(clippy::as_conversions, reason = "u32::from is not const")]
+    let (protocol, port) = (protocol as u32, port as u32);
+    PORTS_LITERAL | protocol << 21 | (length & 31) << 16 | port
+}
+
+/// What a ports id says itself: protocol, length, port, as in [`literal_ports`].
+#[inline(always)]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "8 and 16 bits are meant"
+)]
+pub const fn literal_parts(id: u32) -> Option<(u8, u32, u16)> {
+    if id & PORTS_LITERAL == 0 {
+        return None;
+    }
+    Some(((id >> 21) as u8, id >> 16 & 31, id as u16))
+}
 
 /// Ruleset that allows nothing. It has no entry in any table: an endpoint that points
 /// at it is closed. Real rulesets start at 1.
@@ -184,6 +208,30 @@ pub struct Config {
     /// Secret of [`FlowHash`](crate::flows::FlowHash), as old as the tables: with another one, no flow
     /// would be found again.
     pub seed: [u8; 16],
+}
+
+/// Words of 64 bits that PRESENT has for each of PEERS and FRONTENDS: 128 KiB, in which 20,000
+/// addresses set one bit in fifty.
+pub const PRESENT_WORDS: u32 = 16_384;
+/// First word of PRESENT for the addresses in PEERS.
+pub const PRESENT_PEERS: u32 = 0;
+/// First word of PRESENT for those in FRONTENDS.
+pub const PRESENT_FRONTENDS: u32 = PRESENT_WORDS;
+
+/// Where PRESENT says whether an address may be a key of PEERS or FRONTENDS: the word, counted from the
+/// table's first, and the bit. One that is not set spares the look-up; several addresses share a bit.
+#[inline(always)]
+#[expect(
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "20 bits"
+)]
+pub fn present_bit(address: &[u8; 16]) -> (u32, u32) {
+    let [high, low]: [u64; 2] = transmute!(*address);
+    let mixed =
+        (high ^ low.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let bit = (mixed >> 44) as u32;
+    (bit / 64, bit % 64)
 }
 
 /// Key of RULESET_CLASSES; the value is a ports id ([`U32`]).
@@ -491,7 +539,7 @@ const _: () = {
     assert!(size_of::<Endpoint>() == 96);
     assert!(size_of::<Config>() == 32);
     assert!(size_of::<Seat>() == 208);
-    assert!(SEATS.is_power_of_two());
+    assert!(SEATS.is_power_of_two() && PRESENT_WORDS * 64 == 1 << 20);
     assert!(size_of::<PortsData>() == 7);
     assert!(size_of::<FrontendKey>() == 20);
     assert!(size_of::<FlowKey>() == 24);

@@ -2,7 +2,9 @@
 
 use zerocopy::network_endian::U16;
 
-use crate::abi::{Address, Endpoint, FrontendKey, PORTS_EVERYTHING, PORTS_NOTHING, RULESET_DENY};
+use crate::abi::{
+    Address, Endpoint, FrontendKey, PORTS_EVERYTHING, PORTS_NOTHING, RULESET_DENY, literal_parts,
+};
 use crate::event::Reason;
 use crate::packet::has_ports;
 use crate::tables::Tables;
@@ -101,6 +103,13 @@ fn ports_allow(tables: &impl Tables, ports: u32, key: &FrontendKey) -> bool {
     match ports {
         PORTS_NOTHING => false,
         PORTS_EVERYTHING => true,
-        _ => has_ports(key.protocol) && tables.ports_contain(ports, key.protocol, key.port.get()),
+        _ if !has_ports(key.protocol) => false,
+        _ => match literal_parts(ports) {
+            Some((protocol, length, port)) => {
+                let differ = u32::from(port ^ key.port.get());
+                protocol == key.protocol && differ >> 16_u32.saturating_sub(length) == 0
+            }
+            None => tables.ports_contain(ports, key.protocol, key.port.get()),
+        },
     }
 }

@@ -21,7 +21,8 @@ pub trait Tables {
     /// ports id.
     fn cidr_ports(&self, ruleset: u32, address: &Address) -> Option<u32>;
     /// PORTS: whether an interned set has this protocol and port. Not called for
-    /// [`crate::abi::PORTS_NOTHING`] and [`crate::abi::PORTS_EVERYTHING`].
+    /// [`crate::abi::PORTS_NOTHING`], [`crate::abi::PORTS_EVERYTHING`] and ids that say themselves what
+    /// they contain ([`crate::abi::literal_ports`]).
     fn ports_contain(&self, ports: u32, protocol: u8, port: u16) -> bool;
     /// FRONTENDS: the Service frontend at an address and port.
     fn frontend(&self, key: &FrontendKey) -> Option<u32>;

@@ -17,8 +17,9 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use egress_common::abi::{
     Address, Config, Counter, CounterKey, Endpoint, EventBudget, FAMILY_V4, FRONTEND_ALLOW,
-    Fragment, FragmentKey, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIXED_BITS, PortsData,
-    RulesetClass, RulesetFrontend, SEATS as SEAT_COUNT, Seat,
+    Fragment, FragmentKey, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIXED_BITS, PRESENT_FRONTENDS,
+    PRESENT_PEERS, PRESENT_WORDS, PortsData, RulesetClass, RulesetFrontend, SEATS as SEAT_COUNT,
+    Seat, present_bit,
 };
 use egress_common::event::Record;
 use egress_common::flows::{FlowSet, Place};
@@ -50,6 +51,10 @@ static CONFIG: Array<Config, 1> = Array::new();
 
 #[btf_map]
 static PEERS: HashMap<Address, U32, 262_144, NO_PREALLOC> = HashMap::new();
+
+/// Bits: which addresses may be in PEERS and in FRONTENDS.
+#[btf_map]
+static PRESENT: Array<u64, { 2 * PRESENT_WORDS as usize }> = Array::new();
 
 #[btf_map]
 static RULESET_CLASSES: HashMap<RulesetClass, U32, 262_144, NO_PREALLOC> = HashMap::new();
@@ -194,9 +199,23 @@ impl PortsKey {
     }
 }
 
+/// Whether an address may be in the table whose part of PRESENT begins at a word.
+#[inline(always)]
+fn may_be_in(table: u32, address: &[u8; 16]) -> bool {
+    let (word, bit) = present_bit(address);
+    match PRESENT.get(table + word) {
+        Some(bits) => bits >> bit & 1 == 1,
+        // There is a word for every address, which the verifier does not know.
+        None => true,
+    }
+}
+
 impl Tables for Maps {
     #[inline(always)]
     fn peer(&self, address: &Address) -> Option<u32> {
+        if !may_be_in(PRESENT_PEERS, &address.bytes) {
+            return None;
+        }
         // SAFETY: nothing in a program writes PEERS, and the value is copied at once; a slot that
         // the agent reuses meanwhile reads as the old class or the new one.
         unsafe { PEERS.get(address) }.map(|class| class.get())
@@ -233,6 +252,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {
+        if !may_be_in(PRESENT_FRONTENDS, &key.address) {
+            return None;
+        }
         // SAFETY: as in `peer`.
         unsafe { FRONTENDS.get(key) }.map(|frontend| frontend.get())
     }

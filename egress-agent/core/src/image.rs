@@ -3,6 +3,7 @@
 //! The agent keeps one and changes it by the very steps that it carries out; `check` fills one
 //! from nothing. Both decide over it with the code that runs in the kernel.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -283,7 +284,7 @@ impl Image {
                 .map(|set| match set {
                     PortSet::Everything => Some(PORTS_EVERYTHING),
                     set @ PortSet::Ranges(_) if set.is_nothing() => Some(PORTS_NOTHING),
-                    set @ PortSet::Ranges(_) => ids.get(set).copied(),
+                    set @ PortSet::Ranges(_) => set.literal().or_else(|| ids.get(set).copied()),
                 })
                 .collect();
             match sets {
@@ -293,6 +294,18 @@ impl Image {
                 }
                 None => placed.key = RulesetKey([0; 32]),
             }
+        }
+    }
+
+    /// What a ports id contains.
+    pub fn port_set(&self, id: u32) -> Option<Cow<'_, PortSet>> {
+        match id {
+            PORTS_NOTHING => Some(Cow::Owned(PortSet::nothing())),
+            PORTS_EVERYTHING => Some(Cow::Owned(PortSet::Everything)),
+            _ => match PortSet::from_literal(id) {
+                Some(set) => Some(Cow::Owned(set)),
+                None => self.ports.get(&id).map(Cow::Borrowed),
+            },
         }
     }
 
@@ -321,14 +334,8 @@ impl Tables for Image {
     }
 
     fn ports_contain(&self, ports: u32, protocol: u8, port: u16) -> bool {
-        match ports {
-            PORTS_NOTHING => false,
-            PORTS_EVERYTHING => true,
-            id => self
-                .ports
-                .get(&id)
-                .is_some_and(|set| set.contains(protocol, port)),
-        }
+        self.port_set(ports)
+            .is_some_and(|set| set.contains(protocol, port))
     }
 
     fn frontend(&self, key: &FrontendKey) -> Option<u32> {

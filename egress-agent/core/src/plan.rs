@@ -15,6 +15,7 @@
 //!
 //! Capacity is counted at the peak, before the first step: what does not fit is refused whole.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -334,6 +335,9 @@ impl<'a> Interner<'a> {
         if *set == PortSet::Everything {
             return PORTS_EVERYTHING;
         }
+        if let Some(id) = set.literal() {
+            return id;
+        }
         if let Some(id) = self.known.get(set).or_else(|| self.added.get(set)) {
             return *id;
         }
@@ -533,14 +537,11 @@ impl<'a> Draft<'a> {
                 .and_then(|column| column.get(key))
                 .unwrap_or(&nothing)
         };
-        let now = |address: &IpAddr| -> &PortSet {
+        let now = |address: &IpAddr| -> Cow<'_, PortSet> {
             let class = self.have.peers.get(&address_key(*address));
-            let ports = class.and_then(|class| self.have.class_ports(slot, *class));
-            match ports {
-                None | Some(PORTS_NOTHING) => &nothing,
-                Some(PORTS_EVERYTHING) => &PortSet::Everything,
-                Some(id) => self.have.ports.get(&id).unwrap_or(&nothing),
-            }
+            class
+                .and_then(|class| self.have.port_set(self.have.class_ports(slot, *class)?))
+                .unwrap_or(Cow::Borrowed(&nothing))
         };
         let gone = self.have.peers.keys().map(ip);
         self.want
@@ -548,7 +549,7 @@ impl<'a> Draft<'a> {
             .keys()
             .copied()
             .chain(gone)
-            .any(|address| wanted(&address) != now(&address))
+            .any(|address| *wanted(&address) != *now(&address))
     }
 
     fn says_other_of_frontends(&self, slot: u32, key: &RulesetKey) -> bool {
@@ -1092,7 +1093,8 @@ fn literal_now(have: &Image, slot: u32, key: &FrontendKey) -> bool {
     by_class
         .into_iter()
         .chain(have.cidr_ports(slot, &destination))
-        .any(|ports| have.ports_contain(ports, key.protocol, key.port.get()))
+        .filter_map(|ports| have.port_set(ports))
+        .any(|set| set.contains(key.protocol, key.port.get()))
 }
 
 fn frontend_address(key: &FrontendKey) -> Address {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use egress_common::abi::{PORTS_FIXED_BITS, PortsData};
+use egress_common::abi::{PORTS_FIXED_BITS, PortsData, literal_parts, literal_ports};
 use zerocopy::network_endian::{U16, U32};
 
 use crate::policy::Protocol;
@@ -87,6 +87,40 @@ impl PortSet {
         entries
     }
 
+    /// The id that says itself what this set is: that of a set which one entry would hold.
+    pub fn literal(&self) -> Option<u32> {
+        let Self::Ranges(ranges) = self else {
+            return None;
+        };
+        let mut lists = ranges.iter();
+        let (Some((protocol, list)), None) = (lists.next(), lists.next()) else {
+            return None;
+        };
+        let [(from, to)] = list[..] else {
+            return None;
+        };
+        let [(length, port)] = prefixes(from, to)[..] else {
+            return None;
+        };
+        Some(literal_ports(protocol.number(), length, port))
+    }
+
+    /// The set that an id says itself; the reverse of [`PortSet::literal`]. An id that cannot be one of
+    /// ours is nothing.
+    pub fn from_literal(id: u32) -> Option<Self> {
+        let (protocol, length, port) = literal_parts(id)?;
+        let mut set = Self::nothing();
+        set.insert_entry(
+            PORTS_FIXED_BITS + length,
+            &PortsData {
+                ports: U32::new(id),
+                protocol,
+                port: U16::new(port),
+            },
+        );
+        Some(set)
+    }
+
     /// Adds what one entry of PORTS holds; the reverse of [`PortSet::entries`]. An entry that
     /// cannot be one of ours adds nothing.
     pub fn insert_entry(&mut self, prefix_bits: u32, data: &PortsData) {
@@ -158,6 +192,8 @@ impl Protocol {
 
 #[cfg(test)]
 mod tests {
+    use egress_common::abi::PORTS_LITERAL;
+
     use super::*;
 
     fn set(ranges: &[(Protocol, u16, u16)]) -> PortSet {
@@ -177,6 +213,27 @@ mod tests {
         ]);
         assert_eq!(a, set(&[(Protocol::Tcp, 80, 100)]));
         assert_ne!(a, set(&[(Protocol::Udp, 80, 100)]));
+    }
+
+    #[test]
+    fn sets_of_one_entry_are_their_own_ids() {
+        for (from, to) in [(443, 443), (0, 65_535), (8, 15), (0, 0), (65_535, 65_535)] {
+            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+                let set = set(&[(protocol, from, to)]);
+                let id = set.literal().unwrap();
+                assert!(id > PORTS_LITERAL);
+                assert_eq!(PortSet::from_literal(id), Some(set));
+            }
+        }
+        for others in [
+            PortSet::nothing(),
+            PortSet::Everything,
+            set(&[(Protocol::Tcp, 80, 82)]),
+            set(&[(Protocol::Tcp, 80, 80), (Protocol::Udp, 80, 80)]),
+        ] {
+            assert_eq!(others.literal(), None, "{others:?}");
+        }
+        assert_eq!(PortSet::from_literal(PORTS_LITERAL - 1), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use egress_common::abi::{ENDPOINT_ISOLATED, FLOW_CLOSING, PORTS_EVERYTHING, PORTS_NOTHING};
+use egress_common::abi::{ENDPOINT_ISOLATED, FLOW_CLOSING};
 use egress_common::event::{Action, Reason};
 use egress_common::hook::{
     FOUND_CIDR_PORTS, FOUND_CLASS, FOUND_CLASS_PORTS, FOUND_ENDPOINT, FOUND_FRONTEND, Question,
@@ -126,22 +126,17 @@ impl Agent {
     }
 
     fn ports(&self, id: u32) -> PortsEntry {
-        let ports = match (id, self.datapath.image().ports.get(&id)) {
-            (PORTS_NOTHING, _) => "nothing".to_owned(),
-            (PORTS_EVERYTHING, _) | (_, Some(PortSet::Everything)) => "everything".to_owned(),
-            (_, Some(PortSet::Ranges(ranges))) => words(ranges),
-            (_, None) => "an id that the agent has not given out".to_owned(),
+        let ports = match self.datapath.image().port_set(id).as_deref() {
+            Some(set) if set.is_nothing() => "nothing".to_owned(),
+            Some(PortSet::Everything) => "everything".to_owned(),
+            Some(PortSet::Ranges(ranges)) => words(ranges),
+            None => "an id that the agent has not given out".to_owned(),
         };
         PortsEntry { id, ports }
     }
 
     /// The flows that the pod has open to the addresses.
-    fn add_flows(
-        &self,
-        endpoint: &Endpoint,
-        transport: Transport,
-        lookups: &mut [Lookup],
-    ) {
+    fn add_flows(&self, endpoint: &Endpoint, transport: Transport, lookups: &mut [Lookup]) {
         let epoch = self.datapath.image().config.epoch;
         let now = boot_seconds();
         let mut by_remote: BTreeMap<[u8; 16], (u8, u16, &mut Lookup)> = lookups

@@ -17,7 +17,7 @@ use super::error::SetupError;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map, pinned under its name, with the bytes of a key and of a value.
-const MAPS: [(&str, u32, u32); 19] = [
+const MAPS: [(&str, u32, u32); 20] = [
     ("ALLOWED", 4, 16),
     ("CONFIG", 4, 32),
     ("COUNTERS", 8, 16),
@@ -31,6 +31,7 @@ const MAPS: [(&str, u32, u32); 19] = [
     ("INBOUND", 4, 4),
     ("PEERS", 20, 4),
     ("PORTS", 11, 1),
+    ("PRESENT", 4, 8),
     ("RULESET_CIDRS_V4", 4, 4),
     ("RULESET_CIDRS_V6", 4, 4),
     ("RULESET_CLASSES", 8, 4),

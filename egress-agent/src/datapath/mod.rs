@@ -13,7 +13,8 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::SchedClassifier;
 use aya_obj::generated::bpf_attach_type;
 use egress_common::abi::{
-    Address, Flow, FlowKey, FrontendKey, PORTS_FIRST, RulesetClass, RulesetFrontend,
+    Address, Flow, FlowKey, FrontendKey, PORTS_FIRST, PRESENT_FRONTENDS, PRESENT_PEERS,
+    RulesetClass, RulesetFrontend,
 };
 use egress_common::flows::WAYS_V4;
 use egress_core::image::{Image, Placed, Step};
@@ -40,6 +41,7 @@ mod flows;
 mod inner;
 mod links;
 mod load;
+mod present;
 mod sys;
 mod tables;
 
@@ -148,6 +150,7 @@ impl Datapath {
             image.config.seed = sys::random().map_err(|source| SetupError::Seed { source })?;
             tables.set_config(&image.config).map_err(failed)?;
         }
+        tables.present.follow(&image).map_err(failed)?;
         let mut datapath = Self {
             ebpf,
             pins,
@@ -418,6 +421,7 @@ impl Datapath {
             ("RULESET_KEYS", keys(&rulesets) == keys(&mine.rulesets)),
             ("RULESET_CLASSES", classes == mine.classes),
             ("PEERS", peers == mine.peers),
+            ("PRESENT", self.tables.present.is_as_written()?),
             ("FRONTENDS", frontends == mine.frontends),
             (
                 "RULESET_FRONTENDS",
@@ -461,10 +465,32 @@ impl Datapath {
                 &U32::new(egress_common::abi::FRONTEND_ALLOW),
             ),
             Step::OpenSlot { slot } => tables.open_slot(*slot),
-            Step::SetPeer { address, class } => tables.peers.set(address, &U32::new(*class)),
-            Step::RemovePeer { address } => tables.peers.remove(address),
-            Step::SetFrontend { key, frontend } => tables.frontends.set(key, &U32::new(*frontend)),
-            Step::RemoveFrontend { key } => tables.frontends.remove(key),
+            Step::SetPeer { address, class } => {
+                if !self.image.peers.contains_key(address) {
+                    tables.present.add(PRESENT_PEERS, &address.bytes)?;
+                }
+                tables.peers.set(address, &U32::new(*class))
+            }
+            Step::RemovePeer { address } => {
+                tables.peers.remove(address)?;
+                if self.image.peers.contains_key(address) {
+                    tables.present.remove(PRESENT_PEERS, &address.bytes)?;
+                }
+                Ok(())
+            }
+            Step::SetFrontend { key, frontend } => {
+                if !self.image.frontends.contains_key(key) {
+                    tables.present.add(PRESENT_FRONTENDS, &key.address)?;
+                }
+                tables.frontends.set(key, &U32::new(*frontend))
+            }
+            Step::RemoveFrontend { key } => {
+                tables.frontends.remove(key)?;
+                if self.image.frontends.contains_key(key) {
+                    tables.present.remove(PRESENT_FRONTENDS, &key.address)?;
+                }
+                Ok(())
+            }
             Step::SetEndpoint { hook, endpoint } => tables.endpoints.set(*hook, endpoint),
             Step::RemoveEndpoint { hook } => tables.endpoints.remove(*hook),
             Step::UnsetClass { class, ruleset } => {

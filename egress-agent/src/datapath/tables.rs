@@ -21,6 +21,7 @@ use super::endpoints::Endpoints;
 use super::error::{SetupError, TableError};
 use super::flows::FlowTable;
 use super::inner::InnerTypes;
+use super::present::Present;
 use super::sys;
 
 /// `BPF_F_NO_PREALLOC`, which LPM tries demand.
@@ -41,6 +42,7 @@ pub(super) struct Tables {
     pub(super) endpoints: Endpoints,
     pub(super) config: Array<MapData, [u8; 32]>,
     pub(super) peers: Hash<20, 4>,
+    pub(super) present: Present,
     pub(super) ruleset_classes: Hash<8, 4>,
     pub(super) ports: LpmTrie<MapData, [u8; 7], u8>,
     pub(super) rulesets: Array<MapData, [u8; 32]>,
@@ -87,6 +89,7 @@ impl Tables {
             endpoints: Endpoints::take(ebpf)?,
             config: take(ebpf, "CONFIG")?,
             peers: Hash::take(ebpf, "PEERS")?,
+            present: Present::take(ebpf)?,
             ruleset_classes: Hash::take(ebpf, "RULESET_CLASSES")?,
             ports: take(ebpf, "PORTS")?,
             rulesets: take(ebpf, "RULESET_KEYS")?,

@@ -16,7 +16,8 @@ use egress_agent::datapath::InnerTypes;
 use egress_common::abi::{
     Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
     FRONTEND_ALLOW, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIRST, PORTS_FIXED_BITS,
-    PORTS_PRESENT, PortsData, RulesetClass, RulesetFrontend, SEAT_FIRST, SEAT_SECOND, SEATS, Seat,
+    PORTS_PRESENT, PRESENT_WORDS, PortsData, RulesetClass, RulesetFrontend, SEAT_FIRST,
+    SEAT_SECOND, SEATS, Seat,
 };
 use egress_common::event::{Reason, Record};
 use egress_common::flows::FlowSet;
@@ -118,6 +119,12 @@ impl Machine {
         let mut ebpf = loader.load(OBJECT).unwrap();
         for name in ["from_pod", "to_pod", "ask", "empty"] {
             program(&mut ebpf, name).load().unwrap();
+        }
+        // Every address may be in any table: the agent's bits are shown by the traffic tests.
+        let present = ebpf.map_mut("PRESENT").unwrap();
+        let mut present: Array<_, u64> = present.try_into().unwrap();
+        for word in 0..2 * PRESENT_WORDS {
+            present.set(word, u64::MAX, 0).unwrap();
         }
         let types = InnerTypes::load().unwrap();
         let inner = |name, kind, sizes, entries, flags| {
