@@ -207,8 +207,11 @@ pub struct Config {
     pub reserved: U32,
     /// Secret of [`FlowHash`](crate::flows::FlowHash), as old as the tables: with another one, no flow
     /// would be found again.
-    pub seed: [u8; 16],
+    pub seed: [u8; FLOW_SEED_BYTES],
 }
+
+/// Length of [`Config::seed`].
+pub const FLOW_SEED_BYTES: usize = 32;
 
 /// Words of 64 bits that PRESENT has for each of PEERS and FRONTENDS: 128 KiB, in which 20,000
 /// addresses set one bit in fifty.
@@ -221,11 +224,7 @@ pub const PRESENT_FRONTENDS: u32 = PRESENT_WORDS;
 /// Where PRESENT says whether an address may be a key of PEERS or FRONTENDS: the word, counted from the
 /// table's first, and the bit. One that is not set spares the look-up; several addresses share a bit.
 #[inline(always)]
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    reason = "20 bits"
-)]
+#[expect(clippy::as_conversions, reason = "20 bits")]
 pub fn present_bit(address: &[u8; 16]) -> (u32, u32) {
     let [high, low]: [u64; 2] = transmute!(*address);
     let mixed =
@@ -537,7 +536,7 @@ const _: () = {
     assert!(size_of::<Address>() == 20);
     assert!(size_of::<HookKey>() == 8);
     assert!(size_of::<Endpoint>() == 96);
-    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Config>() == 48);
     assert!(size_of::<Seat>() == 208);
     assert!(SEATS.is_power_of_two() && PRESENT_WORDS * 64 == 1 << 20);
     assert!(size_of::<PortsData>() == 7);

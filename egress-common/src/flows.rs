@@ -5,23 +5,45 @@
 //! way where the flow is at home; a flow is in its set or nowhere, and a new one takes the place of the
 //! one that is missed least. A flow that is at home takes a single cache line.
 //!
-//! No lock: CPUs, and the agent, may read and write a set at once. What they must not do is read the
-//! verdict of one flow beside the key of another. So each way holds a check of its key and its verdict
-//! together, in one word, and a way whose parts are of different writers is nobody's flow (R. Hyatt
-//! and T. Mann, "A lock-less transposition table implementation for parallel search", 2002). No order
-//! of reads and writes is relied on. What goes with a lost race is an entry, which costs another
-//! decision as an eviction does.
+//! # Without a lock
 //!
-//! The hash is keyed by [`Config::seed`], so that nobody outside can choose flows that meet in a set.
+//! CPUs, and the agent, may read and write a set at once, in any order: only each word of 64 bits is read
+//! and written whole. A way may then have its words of different writers, and so may what is read of it.
+//! None of it may let a packet pass that no policy allows (S53, S54, S55):
+//!
+//! * The verdict of a flow is one word, generation and epoch, and the check is the hash of the key plus
+//!   that word (after R. Hyatt and T. Mann, "A lock-less transposition table implementation for parallel
+//!   search", 2002). So what [`FlowSet::find`] takes for a flow has all of these: the words of the key; a
+//!   verdict that somebody wrote; a check that somebody wrote, which is that of this key and this verdict.
+//!   The check was then written for this key with this verdict: the flow was judged so, by the tables of
+//!   that generation and epoch. Or it was written for another key, and the two have the same hash but for
+//!   the difference of the verdicts.
+//! * For two keys the chance of that is 2^-32 at most, whichever they are and whatever the difference,
+//!   over the secret [`Config::seed`]: NH is almost universal with regard to differences (J. Black,
+//!   S. Halevi, H. Krawczyk, T. Krovetz, P. Rogaway, "UMAC: Fast and Secure Message Authentication", 1999).
+//!   Keys, and mixtures of them, are what a pod or its peers choose; the secret they do not learn:
+//!   nothing that they see depends on it, but that a full set forgets. And it takes a race on one way besides.
+//! * Whether the verdict still counts is seen by the reader from the endpoint and the epoch of its own
+//!   packet, as if the entry were whole. An entry that is written late, by a packet that was judged by
+//!   older tables, says so itself.
+//! * An inbound flow has no verdict to be mistaken for: by the same argument its key was put here whole,
+//!   that is, opened towards the pod (S52).
+//! * Time and flags are beside the check. Those of another flow in the same way can make a flow end early,
+//!   which closes; or an ended one linger as long as the other's, or another copy of its own, does, which
+//!   is one more packet of a connection that was allowed, while its verdict counts.
+//!
+//! What goes with a lost race is an entry. That costs another decision, as an eviction does.
 //!
 //! [`Config::seed`]: crate::abi::Config::seed
 
+#[cfg(test)]
+mod tests;
 mod way;
 mod word;
 
 use zerocopy::transmute;
 
-use crate::abi::{Flow, FlowKey};
+use crate::abi::{FLOW_SEED_BYTES, Flow, FlowKey};
 use way::{V4, V6, Way};
 use word::Word;
 
@@ -30,40 +52,46 @@ pub const WAYS_V4: usize = 8;
 /// IPv6 flows that a set holds.
 pub const WAYS_V6: usize = 4;
 
-/// The hash of a key.
+/// The hash of a key: NH twice, the second time under the secret's words from the third on, so that the
+/// two are as good as independent (a Toeplitz matrix of words).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowHash(u64);
+pub struct FlowHash {
+    /// Says where the flow is; mixed, for the low bits of a product are weak.
+    place: u64,
+    /// Goes into the check.
+    key: u64,
+}
 
 impl FlowHash {
     /// Of a key, under the secret of this node.
     #[inline(always)]
-    pub fn of(key: &FlowKey, seed: &[u8; 16]) -> Self {
-        let [head, high, low] = key.words();
-        let [first, second]: [u64; 2] = transmute!(*seed);
-        let mut hash = (head ^ first).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 32;
-        hash = (hash ^ high).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        hash ^= hash >> 32;
-        hash = (hash ^ low ^ second).wrapping_mul(0xa076_1d64_78bd_642f);
-        Self(hash ^ (hash >> 29))
+    pub fn of(key: &FlowKey, seed: &[u8; FLOW_SEED_BYTES]) -> Self {
+        let [a, b, c, d, e, f]: [u32; 6] = transmute!(*key);
+        let [k0, k1, k2, k3, k4, k5, k6, k7]: [u32; 8] = transmute!(*seed);
+        let mut place = product((a, k0), (b, k1)).wrapping_add(product((c, k2), (d, k3)));
+        let mut check = product((a, k2), (b, k3)).wrapping_add(product((c, k4), (d, k5)));
+        if !key.is_v4() {
+            place = place.wrapping_add(product((e, k4), (f, k5)));
+            check = check.wrapping_add(product((e, k6), (f, k7)));
+        }
+        place = (place ^ (place >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self {
+            place: place ^ (place >> 29),
+            key: check,
+        }
     }
 
-    /// The check of a key with this hash and a verdict. One key's checks are different for different
-    /// verdicts, and none is that of an empty way.
+    /// The check of a key with this hash and a verdict.
     #[inline(always)]
     const fn check(self, verdict: u64) -> u64 {
-        (self.0 ^ verdict).wrapping_mul(0x8ebc_6af0_9c88_c6e3)
+        self.key.wrapping_add(verdict)
     }
 
     /// A number below `count`.
     #[inline(always)]
     const fn spread(self, count: u32) -> u32 {
-        #[expect(
-            clippy::as_conversions,
-            clippy::cast_possible_truncation,
-            reason = "the quotient is less than `count`"
-        )]
-        let number = (((self.0 >> 32) * count as u64) >> 32) as u32;
+        #[expect(clippy::as_conversions, reason = "the quotient is less than `count`")]
+        let number = (((self.place >> 32) * count as u64) >> 32) as u32;
         number
     }
 
@@ -75,9 +103,15 @@ impl FlowHash {
             clippy::cast_possible_truncation,
             reason = "the low bits are meant"
         )]
-        let home = self.0 as usize & (ways - 1);
+        let home = self.place as usize & (ways - 1);
         home
     }
+}
+
+/// What NH adds up: the product of two words, each with one of the secret's added to it.
+#[inline(always)]
+fn product((x, k): (u32, u32), (y, l): (u32, u32)) -> u64 {
+    u64::from(x.wrapping_add(k)).wrapping_mul(u64::from(y.wrapping_add(l)))
 }
 
 /// Where a table has a flow.
@@ -90,7 +124,7 @@ pub struct Place {
 impl Place {
     /// Of a key, under the secret of this node.
     #[inline(always)]
-    pub fn of(key: FlowKey, seed: &[u8; 16]) -> Self {
+    pub fn of(key: FlowKey, seed: &[u8; FLOW_SEED_BYTES]) -> Self {
         Self {
             hash: FlowHash::of(&key, seed),
             key,
@@ -171,7 +205,12 @@ impl FlowSet {
     }
 
     /// Visits the flows that it holds, if it is of IPv4 or else of IPv6.
-    pub fn for_each(&self, is_v4: bool, seed: &[u8; 16], visit: impl FnMut(&FlowKey, &Flow)) {
+    pub fn for_each(
+        &self,
+        is_v4: bool,
+        seed: &[u8; FLOW_SEED_BYTES],
+        visit: impl FnMut(&FlowKey, &Flow),
+    ) {
         if is_v4 {
             for_each(&self.ways, seed, visit);
         } else if let Some(ways) = self.v6() {
@@ -233,7 +272,11 @@ fn from_home<'a, W, const N: usize>(
     (0..N).filter_map(move |step| ways.get((home + step) & (N - 1)))
 }
 
-fn for_each<W: Way>(ways: &[W], seed: &[u8; 16], mut visit: impl FnMut(&FlowKey, &Flow)) {
+fn for_each<W: Way>(
+    ways: &[W],
+    seed: &[u8; FLOW_SEED_BYTES],
+    mut visit: impl FnMut(&FlowKey, &Flow),
+) {
     for way in ways.iter().filter(|way| !way.is_free()) {
         let place = Place::of(way.key(), seed);
         let verdict = way.verdict();

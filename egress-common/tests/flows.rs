@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use egress_common::abi::{FLOW_CLOSING, Flow, FlowKey};
+use egress_common::abi::{FLOW_CLOSING, FLOW_SEED_BYTES, Flow, FlowKey};
 use egress_common::flows::{FlowSet, Place, WAYS_V4, WAYS_V6};
 
-const SEED: [u8; 16] = *b"nobody knows it.";
+const SEED: [u8; FLOW_SEED_BYTES] = *b"nobody outside knows this secret";
 
 fn key(is_v4: bool, number: u16) -> FlowKey {
     let mut remote = [0; 16];

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use egress_common::abi::{Flow, FlowKey};
+use egress_common::abi::{FLOW_SEED_BYTES, Flow, FlowKey};
 use egress_common::flows::{FlowSet, Place};
 
 use super::error::TableError;
@@ -23,7 +23,7 @@ impl FlowTable {
     }
 
     /// Notes a flow, unless there is an entry for it: that is newer.
-    pub(super) fn add(&self, key: &FlowKey, flow: &Flow, seed: &[u8; 16]) {
+    pub(super) fn add(&self, key: &FlowKey, flow: &Flow, seed: &[u8; FLOW_SEED_BYTES]) {
         let place = Place::of(*key, seed);
         if let Some(set) = self.set(&place)
             && set.find(&place).is_none()
@@ -38,7 +38,11 @@ impl FlowTable {
     }
 
     /// Visits every flow.
-    pub(super) fn for_each(&self, seed: &[u8; 16], mut visit: impl FnMut(&FlowKey, &Flow)) {
+    pub(super) fn for_each(
+        &self,
+        seed: &[u8; FLOW_SEED_BYTES],
+        mut visit: impl FnMut(&FlowKey, &Flow),
+    ) {
         for (is_v4, set) in self.sets() {
             set.for_each(is_v4, seed, &mut visit);
         }

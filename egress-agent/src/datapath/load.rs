@@ -19,7 +19,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/eg
 /// Every map, pinned under its name, with the bytes of a key and of a value.
 const MAPS: [(&str, u32, u32); 20] = [
     ("ALLOWED", 4, 16),
-    ("CONFIG", 4, 32),
+    ("CONFIG", 4, 48),
     ("COUNTERS", 8, 16),
     ("ENDPOINTS", 8, 96),
     ("EVENTS", 0, 0),

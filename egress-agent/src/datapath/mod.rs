@@ -13,8 +13,8 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::SchedClassifier;
 use aya_obj::generated::bpf_attach_type;
 use egress_common::abi::{
-    Address, Flow, FlowKey, FrontendKey, PORTS_FIRST, PRESENT_FRONTENDS, PRESENT_PEERS,
-    RulesetClass, RulesetFrontend,
+    Address, FLOW_SEED_BYTES, Flow, FlowKey, FrontendKey, PORTS_FIRST, PRESENT_FRONTENDS,
+    PRESENT_PEERS, RulesetClass, RulesetFrontend,
 };
 use egress_common::flows::WAYS_V4;
 use egress_core::image::{Image, Placed, Step};
@@ -146,7 +146,7 @@ impl Datapath {
             source: error.into(),
         };
         let mut image = observe(&tables).map_err(failed)?;
-        if image.config.seed == [0; 16] {
+        if image.config.seed == [0; FLOW_SEED_BYTES] {
             image.config.seed = sys::random().map_err(|source| SetupError::Seed { source })?;
             tables.set_config(&image.config).map_err(failed)?;
         }

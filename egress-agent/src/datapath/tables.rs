@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya_obj::generated::bpf_map_type;
 use egress_common::abi::{
-    Address, Config, Counter, CounterKey, Flow, FlowKey, FrontendKey, HookKey, INBOUND_SETS,
-    PortsData, RulesetClass, RulesetFrontend,
+    Address, Config, Counter, CounterKey, FLOW_SEED_BYTES, Flow, FlowKey, FrontendKey, HookKey,
+    INBOUND_SETS, PortsData, RulesetClass, RulesetFrontend,
 };
 use egress_common::flows::FlowSet;
 use egress_core::trie::Trie;
@@ -40,7 +40,7 @@ pub(super) struct Hash<const K: usize, const V: usize> {
 /// Every map that the agent reads or writes.
 pub(super) struct Tables {
     pub(super) endpoints: Endpoints,
-    pub(super) config: Array<MapData, [u8; 32]>,
+    pub(super) config: Array<MapData, [u8; 48]>,
     pub(super) peers: Hash<20, 4>,
     pub(super) present: Present,
     pub(super) ruleset_classes: Hash<8, 4>,
@@ -217,7 +217,12 @@ impl Tables {
 
     /// Notes flows that were opened towards an endpoint before its hooks were there. What the hooks
     /// have noted since [`Tables::open_slot`] is newer and stays.
-    pub(super) fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)], seed: &[u8; 16]) {
+    pub(super) fn seed_inbound(
+        &mut self,
+        slot: u16,
+        flows: &[(FlowKey, Flow)],
+        seed: &[u8; FLOW_SEED_BYTES],
+    ) {
         if let Some(table) = self.opened.remove(&slot) {
             for (key, flow) in flows {
                 table.add(key, flow, seed);
@@ -264,7 +269,7 @@ impl Tables {
 
     pub(super) fn set_config(&mut self, config: &Config) -> Result<(), TableError> {
         self.config
-            .set(0, raw::<32>(config), 0)
+            .set(0, raw::<48>(config), 0)
             .map_err(|e| failed("CONFIG", "update", e))
     }
 

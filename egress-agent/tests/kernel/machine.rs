@@ -346,8 +346,8 @@ impl Machine {
 
     fn write_config(&mut self) {
         let map = self.ebpf.map_mut("CONFIG").unwrap();
-        let mut map: Array<_, [u8; 32]> = map.try_into().unwrap();
-        map.set(0, raw::<32>(&self.config), 0).unwrap();
+        let mut map: Array<_, [u8; 48]> = map.try_into().unwrap();
+        map.set(0, raw::<48>(&self.config), 0).unwrap();
     }
 
     /// Has the pod send a frame.

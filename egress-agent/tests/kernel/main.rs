@@ -416,18 +416,26 @@ fn new_flows_are_told_of_once_and_only_where_that_is_asked_for() {
     const REPEAT: u32 = 200_000;
     let syn = |source| Ethernet::v4(POD, PEER, TCP, frames::tcp(source, ALLOWED_PORT, SYN));
     let ack = |source| Ethernet::v4(POD, PEER, TCP, frames::tcp(source, ALLOWED_PORT, ACK));
-    for limit in [0, 5] {
+    let burst = |limit| {
         let mut machine = Machine::with_flow_events(limit);
         machine.isolate();
         machine.allow_block(PEER, 32, TCP, ALLOWED_PORT);
-        machine::at_the_start_of_a_second();
         for source in 0..8 {
             assert_eq!(machine.send(&syn(source)), Verdict::Pass);
             assert_eq!(machine.send(&ack(source)), Verdict::Pass);
         }
+        machine
+    };
+    for limit in [0, 5] {
+        let lost = if limit == 0 { 0 } else { 3 };
+        let mut machine = burst(limit);
+        if machine.flows_lost() != lost {
+            // As in `drops_are_told_up_to_the_budget`.
+            machine = burst(limit);
+        }
         let events = machine.events();
         assert_eq!(u32::try_from(events.len()).unwrap(), limit);
-        assert_eq!(machine.flows_lost(), if limit == 0 { 0 } else { 3 });
+        assert_eq!(machine.flows_lost(), lost);
         for (source, event) in (0..).zip(&events) {
             assert_eq!(Reason::from_number(event.reason), Some(Reason::Allowed));
             assert_eq!((event.source_port.get(), event.tcp_flags), (source, SYN));

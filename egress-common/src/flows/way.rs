@@ -89,11 +89,7 @@ pub(super) trait Way {
 }
 
 #[inline(always)]
-#[expect(
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    reason = "31 bits"
-)]
+#[expect(clippy::as_conversions, reason = "31 bits")]
 const fn seen(state: u64) -> u32 {
     ((state & SEEN) >> 32) as u32
 }

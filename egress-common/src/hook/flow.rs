@@ -31,34 +31,35 @@ pub(super) struct Moment {
     /// [`Config::epoch`](crate::abi::Config::epoch), read before the tables: a flow judged by
     /// tables that change meanwhile is then of an old epoch, and is judged again.
     epoch: U32,
+    /// [`Endpoint::generation`], read before its ruleset: should the agent write this endpoint twice
+    /// while a packet is judged, then the verdict is kept under a generation that is over.
+    generation: U32,
     /// Seconds since boot.
     now: u32,
-    /// [`Config::seed`](crate::abi::Config::seed).
-    seed: [u8; 16],
 }
 
 impl Moment {
     #[inline(always)]
-    pub(super) fn of(system: &impl State) -> Self {
+    pub(super) fn of(system: &impl State, endpoint: &Endpoint) -> Self {
         let config = system.config();
         Self {
             epoch: config.epoch,
+            generation: endpoint.generation,
             now: system.now(),
-            seed: config.seed,
         }
     }
 
     /// Whether the verdict on an outbound flow is one of the present policies (S54).
     #[inline(always)]
-    pub(super) fn holds(&self, endpoint: &Endpoint, flow: &Flow) -> bool {
-        flow.generation == endpoint.generation && flow.epoch == self.epoch
+    pub(super) fn holds(&self, flow: &Flow) -> bool {
+        flow.generation == self.generation && flow.epoch == self.epoch
     }
 
     /// The entry of an outbound flow that is allowed now.
     #[inline(always)]
-    pub(super) fn begin(&self, endpoint: &Endpoint, subject: Subject) -> Flow {
+    pub(super) fn begin(&self, subject: Subject) -> Flow {
         Flow {
-            generation: endpoint.generation,
+            generation: self.generation,
             epoch: self.epoch,
             seen: U32::new(self.now),
             flags: U32::new(subject.closing),
@@ -118,8 +119,8 @@ pub(super) struct Tracked(Place);
 impl Tracked {
     /// A flow by its key.
     #[inline(always)]
-    pub(super) fn new(key: FlowKey, moment: &Moment) -> Self {
-        Self(Place::of(key, &moment.seed))
+    pub(super) fn new(system: &impl State, key: FlowKey) -> Self {
+        Self(Place::of(key, &system.config().seed))
     }
 
     /// A packet's flow, the pod being at its near end with address `local`. `None` for protocols that
@@ -130,11 +131,11 @@ impl Tracked {
     /// so that it opens nothing.
     #[inline(always)]
     pub(super) fn of(
+        system: &impl State,
         endpoint: &Endpoint,
         local: u8,
         packet: &Packet,
         near: Near,
-        moment: &Moment,
     ) -> Option<(Self, Subject)> {
         let mut closing = 0;
         let role = match packet.transport {
@@ -160,12 +161,12 @@ impl Tracked {
             Transport::NeighbourSolicitation
                 if near == Near::Destination && packet.hop_limit == ON_LINK =>
             {
-                let flow = Self::solicitation(endpoint, &packet.source, moment);
-                return Some((flow, Subject::new(Role::Opens)));
+                let key = solicitation(endpoint, &packet.source);
+                return Some((Self::new(system, key), Subject::new(Role::Opens)));
             }
             Transport::NeighbourAdvertisement if near == Near::Source => {
-                let flow = Self::solicitation(endpoint, &packet.destination, moment);
-                return Some((flow, Subject::new(Role::Answers)));
+                let key = solicitation(endpoint, &packet.destination);
+                return Some((Self::new(system, key), Subject::new(Role::Answers)));
             }
             Transport::NeighbourSolicitation
             | Transport::NeighbourAdvertisement
@@ -190,25 +191,7 @@ impl Tracked {
             (local_port | packet.echo_id, remote_port),
             remote,
         );
-        Some((Self::new(key, moment), Subject { role, closing }))
-    }
-
-    /// A neighbour's question for one of the pod's addresses, whichever: it goes to
-    /// a multicast address, so that the destination does not say which.
-    ///
-    /// A node asks from a global address where its end of the veth has one, as with the ptp
-    /// plugin. The answer to it leaves the range in which neighbour discovery always passes
-    /// (S97), but is a reply (S52); without it the node would lose its pod.
-    #[inline(always)]
-    fn solicitation(endpoint: &Endpoint, remote: &[u8; 16], moment: &Moment) -> Self {
-        // Ports of an echo are never this: a request gives no leave to send an echo.
-        let key = FlowKey::new(
-            endpoint.slot,
-            (LOCAL_LINK_LOCAL, PROTOCOL_ICMPV6),
-            (0, SOLICITATION),
-            remote,
-        );
-        Self::new(key, moment)
+        Some((Self::new(system, key), Subject { role, closing }))
     }
 
     /// A live flow of the pod's own; whether it is still allowed is [`Moment::holds`].
@@ -260,6 +243,23 @@ impl Tracked {
         }
         true
     }
+}
+
+/// A neighbour's question for one of the pod's addresses, whichever: it goes to
+/// a multicast address, so that the destination does not say which.
+///
+/// A node asks from a global address where its end of the veth has one, as with the ptp
+/// plugin. The answer to it leaves the range in which neighbour discovery always passes
+/// (S97), but is a reply (S52); without it the node would lose its pod.
+#[inline(always)]
+fn solicitation(endpoint: &Endpoint, remote: &[u8; 16]) -> FlowKey {
+    // Ports of an echo are never this: a request gives no leave to send an echo.
+    FlowKey::new(
+        endpoint.slot,
+        (LOCAL_LINK_LOCAL, PROTOCOL_ICMPV6),
+        (0, SOLICITATION),
+        remote,
+    )
 }
 
 /// Notes one more packet of a live flow: at most one write a second, unless the flow begins to close.

@@ -91,13 +91,13 @@ fn note<S: State>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) {
     let Some(local) = endpoint.local(packet.family, &packet.source) else {
         return;
     };
-    let moment = &Moment::of(system);
-    let Some((tracked, subject)) = Tracked::of(endpoint, local, packet, Near::Source, moment)
+    let moment = &Moment::of(system, endpoint);
+    let Some((tracked, subject)) = Tracked::of(system, endpoint, local, packet, Near::Source)
     else {
         return;
     };
     match tracked.outbound(system, moment) {
-        Some(known) if moment.holds(endpoint, &known.flow) => {
+        Some(known) if moment.holds(&known.flow) => {
             touch(&known, subject, moment);
             return;
         }
@@ -108,7 +108,7 @@ fn note<S: State>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch) {
             }
         }
     }
-    tracked.write_outbound(system, &moment.begin(endpoint, subject));
+    tracked.write_outbound(system, &moment.begin(subject));
 }
 
 /// Neighbour discovery and MLD on the link, and IGMP on the link: without them the pod has
@@ -191,7 +191,7 @@ fn judge<S: State + Tables, F: Frame>(
     scratch: &mut Scratch,
     local: Option<u8>,
 ) -> Reason {
-    let moment = &Moment::of(system);
+    let moment = &Moment::of(system, endpoint);
     if scratch.packet.transport == Transport::IcmpError {
         if is_related(system, endpoint, moment, frame, scratch) {
             return Reason::Related;
@@ -199,11 +199,11 @@ fn judge<S: State + Tables, F: Frame>(
         return ask_apart(system, endpoint, scratch);
     }
     let flow = |local: Option<u8>, packet: &Packet| {
-        Tracked::of(endpoint, local?, packet, Near::Source, moment)
+        Tracked::of(system, endpoint, local?, packet, Near::Source)
     };
     if let Some((tracked, subject)) = flow(local, &scratch.packet) {
         // Outbound first: it is the cheaper look-up, and both pass.
-        if established(system, endpoint, &tracked, subject, moment) {
+        if established(system, &tracked, subject, moment) {
             return Reason::Established;
         }
         if tracked.answer(system, subject, moment) {
@@ -216,7 +216,7 @@ fn judge<S: State + Tables, F: Frame>(
         && let Some((tracked, subject)) = flow(local, &scratch.packet)
         && !matches!(subject.role, Role::Answers)
     {
-        tracked.write_outbound(system, &moment.begin(endpoint, subject));
+        tracked.write_outbound(system, &moment.begin(subject));
     }
     reason
 }
@@ -242,13 +242,7 @@ fn ask<S: State + Tables>(system: &S, endpoint: &Endpoint, scratch: &mut Scratch
 
 /// Whether the packet belongs to a flow of the pod's own on which the verdict still holds.
 #[inline(always)]
-fn established<S: State>(
-    system: &S,
-    endpoint: &Endpoint,
-    tracked: &Tracked,
-    subject: Subject,
-    moment: &Moment,
-) -> bool {
+fn established<S: State>(system: &S, tracked: &Tracked, subject: Subject, moment: &Moment) -> bool {
     if matches!(subject.role, Role::Answers) {
         return false;
     }
@@ -257,7 +251,7 @@ fn established<S: State>(
     };
     // A port is used again: the new connection gets its own verdict and its own entry.
     let reopened = matches!(subject.role, Role::Opens) && known.flow.flags.get() != 0;
-    if reopened || !moment.holds(endpoint, &known.flow) {
+    if reopened || !moment.holds(&known.flow) {
         return false;
     }
     touch(&known, subject, moment);

@@ -43,7 +43,7 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
         (quote.destination_port, quote.source_port),
         &quote.source,
     );
-    let tracked = Tracked::new(key, moment);
+    let tracked = Tracked::new(system, key);
     // A quoted echo request was sent to the pod by another, a quoted reply answers the pod's.
     if quote.echo != Transport::EchoReply && tracked.inbound(system, moment).is_some() {
         return true;
@@ -53,7 +53,7 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
     }
     match tracked.outbound(system, moment) {
         None => false,
-        Some(known) if moment.holds(endpoint, &known.flow) => true,
+        Some(known) if moment.holds(&known.flow) => true,
         Some(_) => {
             target.set(
                 packet.family,

@@ -29,8 +29,8 @@ pub fn to_pod<S: State, F: Frame>(system: &S, hook: u64, frame: &F, scratch: &mu
         return;
     };
     let packet = &scratch.packet;
-    let moment = &Moment::of(system);
-    let Some((tracked, subject)) = Tracked::of(endpoint, local, packet, Near::Destination, moment)
+    let moment = &Moment::of(system, endpoint);
+    let Some((tracked, subject)) = Tracked::of(system, endpoint, local, packet, Near::Destination)
     else {
         return;
     };

@@ -1,5 +1,11 @@
 //! The short way of reading a packet against the long one.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a failing test may panic"
+)]
+
 use super::*;
 
 /// xorshift32.

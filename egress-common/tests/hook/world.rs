@@ -107,7 +107,7 @@ impl World {
             },
             config: Cell::new(Config {
                 epoch: 5.into(),
-                seed: *b"nobody knows it.",
+                seed: *b"nobody outside knows this secret",
                 ..Config::default()
             }),
             // Ten days of uptime.

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egress_common::abi::{
-    Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint, Flow,
-    FlowKey, Fragment, FragmentKey, FrontendKey, PORTS_FIRST,
+    Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
+    Fragment, FragmentKey, FrontendKey, PORTS_FIRST,
 };
 use egress_common::event::{Action, Reason};
+use egress_common::flows::{FlowSet, Place};
 use egress_common::hook::{self, Scratch};
 use egress_common::packet::Bytes;
 use egress_common::tables::{State, Tables};
@@ -217,8 +218,8 @@ fn always_passes(read: &Read) -> bool {
 #[derive(Debug)]
 struct Memory {
     endpoint: Endpoint,
-    outbound: RefCell<BTreeMap<FlowKey, Flow>>,
-    inbound: RefCell<BTreeMap<FlowKey, Flow>>,
+    outbound: Vec<FlowSet>,
+    inbound: Vec<FlowSet>,
     fragments: RefCell<BTreeMap<FragmentKey, Fragment>>,
 }
 
@@ -242,11 +243,22 @@ impl Memory {
                 v4,
                 v6,
             },
-            outbound: RefCell::default(),
-            inbound: RefCell::default(),
+            outbound: flows(),
+            inbound: flows(),
             fragments: RefCell::default(),
         }
     }
+}
+
+/// Sets of a table of flows. What they have no room for is judged again, which never opens anything.
+const SETS: u32 = 48;
+
+fn flows() -> Vec<FlowSet> {
+    (0..SETS).map(|_| FlowSet::default()).collect()
+}
+
+fn set<'a>(sets: &'a [FlowSet], place: &Place) -> Option<&'a FlowSet> {
+    sets.get(usize::try_from(place.index(SETS)).ok()?)
 }
 
 impl Tables for Memory {
@@ -290,20 +302,12 @@ impl State for Memory {
         864_000
     }
 
-    fn outbound(&self, key: &FlowKey) -> Option<Flow> {
-        self.outbound.borrow().get(key).copied()
+    fn outbound(&self, place: &Place) -> Option<&FlowSet> {
+        set(&self.outbound, place)
     }
 
-    fn set_outbound(&self, key: &FlowKey, flow: &Flow) {
-        self.outbound.borrow_mut().insert(*key, *flow);
-    }
-
-    fn inbound(&self, key: &FlowKey) -> Option<Flow> {
-        self.inbound.borrow().get(key).copied()
-    }
-
-    fn set_inbound(&self, key: &FlowKey, flow: &Flow) {
-        self.inbound.borrow_mut().insert(*key, *flow);
+    fn inbound(&self, place: &Place) -> Option<&FlowSet> {
+        set(&self.inbound, place)
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
