@@ -332,7 +332,7 @@ fn a_sandbox_that_goes_is_let_go() {
         until("nothing is left of it", || {
             let status = world.agent.status(&world.host)?;
             let problems = status.get("problems").and_then(Value::as_array);
-            let left = world.agent.pin_root().join("v1/links");
+            let left = world.agent.links();
             let links = std::fs::read_dir(&left).map_or(0, Iterator::count);
             Ok(problems.is_some_and(Vec::is_empty) && links == 0)
         })?;

@@ -8,7 +8,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
+use egress_common::abi::Seat;
 use egress_tests::harness::objects::{egress, policy, port, service};
 use egress_tests::harness::{OUTSIDE, Pod, PodSpec, TcpExchange, World, on_world};
 use serde_json::{Value, json};
@@ -238,16 +239,11 @@ fn drift_is_told_and_the_tables_decide() {
         let (web, _) = shop(world)?;
         let allowed = format!("{}:{HTTP}", OUTSIDE[0].0);
         let denied = format!("{}:{HTTP}", OUTSIDE[1].0);
-        let pin = world.agent.pin_root();
-        let folder = std::fs::read_dir(&pin)?
-            .filter_map(Result::ok)
-            .find(|entry| entry.file_name().to_string_lossy().starts_with('v'))
-            .context("no version folder")?;
-        let map = Map::from_map_data(MapData::from_pin(folder.path().join("maps/ENDPOINTS"))?)?;
-        let mut endpoints: HashMap<_, [u8; 8], [u8; 96]> = map.try_into()?;
-        let keys: Vec<[u8; 8]> = endpoints.keys().filter_map(Result::ok).collect();
-        for key in keys {
-            endpoints.remove(&key)?;
+        let map = world.agent.pins().join("maps/SEATS");
+        let map = Map::from_map_data(MapData::from_pin(map)?)?;
+        let mut seats: Array<_, [u8; size_of::<Seat>()]> = map.try_into()?;
+        for seat in 0..seats.len() {
+            seats.set(seat, [0; size_of::<Seat>()], 0)?;
         }
         ask(world, &web, &denied, &[])?;
         let (code, answer) = explain(world, &web, &denied)?;

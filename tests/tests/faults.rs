@@ -215,7 +215,7 @@ fn while_a_table_is_refused_the_old_policy_holds_and_status_says_why() {
             "PORTS",
             "RULESET_KEYS",
             "RULESET_CLASSES",
-            "ENDPOINTS",
+            "SEATS",
             "CONFIG",
         ];
         for (index, table) in tables.into_iter().enumerate() {

@@ -50,7 +50,7 @@ mod tables;
 const SPARES: usize = 8;
 
 /// Slots of endpoints that have a table of inbound flows before there is an endpoint, for the same
-/// reason: the pods that start within [`Datapath::prepare`]'s reach. 426 kB each.
+/// reason: the pods that start within [`Datapath::prepare`]'s reach. 384 KiB each.
 const READY_SLOTS: usize = 4;
 
 /// Capacities the operator can set; the others are the object's.

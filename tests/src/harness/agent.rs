@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use egress_common::abi::ABI_VERSION;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -66,6 +67,16 @@ impl Agent {
     /// Where its pins go; a bpffs of the world's own.
     pub fn pin_root(&self) -> PathBuf {
         self.dir.join("bpf/egress")
+    }
+
+    /// Where the pins of its version of the tables go.
+    pub fn pins(&self) -> PathBuf {
+        self.pin_root().join(format!("v{ABI_VERSION}"))
+    }
+
+    /// Where it pins its hooks.
+    pub fn links(&self) -> PathBuf {
+        self.pins().join("links")
     }
 
     /// Its socket.
