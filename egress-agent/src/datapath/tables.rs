@@ -79,10 +79,11 @@ impl Tables {
         trie_entries: u32,
         flow_sets: u32,
     ) -> Result<Self, SetupError> {
-        let flows = ebpf.map("FLOWS").ok_or(SetupError::Missing("FLOWS"))?;
-        let flows = match flows {
-            Map::Array(map) => FlowTable::map("FLOWS", map.fd(), flow_sets),
-            other => Err(failed("FLOWS", "open", format!("{other:?} is no array"))),
+        let map = ebpf.map("FLOWS").ok_or(SetupError::Missing("FLOWS"))?;
+        let flows = if let Map::Array(map) = map {
+            FlowTable::map("FLOWS", map.fd(), flow_sets)
+        } else {
+            Err(failed("FLOWS", "open", format!("{map:?} is no array")))
         };
         let flows = flows.map_err(|source| SetupError::Flows { source })?;
         Ok(Self {

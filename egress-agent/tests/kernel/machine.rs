@@ -194,7 +194,7 @@ impl Machine {
             self.insert::<8, 96>("ENDPOINTS", &key, &endpoint);
             return;
         }
-        let current = if self.generation % 2 == 0 {
+        let current = if self.generation.is_multiple_of(2) {
             SEAT_FIRST
         } else {
             SEAT_SECOND
