@@ -64,10 +64,20 @@ pub(super) fn remove_all(places: &PlacesArgs, force: bool) -> Result<usize, Vec<
             .collect::<Vec<_>>()
     })?;
     let state = state_folder(state_dir, pin_root);
-    match fs::remove_dir_all(&state) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(vec![format!("removing {}: {error}", state.display())])
+    for (folder, done) in [
+        (&state, fs::remove_dir_all(&state)),
+        // Of another agent's, if there is one.
+        (state_dir, fs::remove_dir(state_dir)),
+    ] {
+        match done {
+            Err(error)
+                if ![io::ErrorKind::NotFound, io::ErrorKind::DirectoryNotEmpty]
+                    .contains(&error.kind()) =>
+            {
+                return Err(vec![format!("removing {}: {error}", folder.display())]);
+            }
+            _ => {}
         }
-        _ => Ok(removed.len()),
     }
+    Ok(removed.len())
 }

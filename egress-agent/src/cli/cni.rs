@@ -31,8 +31,8 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Copies this program as the plugin egress-agent-cni, and chains it last into the first
-    /// network configuration. Doing it again changes nothing.
+    /// Copies this program as the plugin egress-agent-cni, and chains it behind the first
+    /// network configuration, in a list that comes before it. Doing it again changes nothing.
     Install {
         #[command(flatten)]
         places: Places,

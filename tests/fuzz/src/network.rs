@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use egress_agent::cni::PLUGIN;
-use egress_agent::cni::install::conflist::{Entry, chain, list_of, unchain};
+use egress_agent::cni::install::conflist::{Entry, Form, Origin, own, unchain};
 use egress_agent::cni::spec::{Command, Configuration, Environment, WhenAgentDown};
 use serde_json::Value;
 
@@ -20,16 +20,33 @@ pub(crate) fn run(bytes: &[u8]) {
         return;
     }
     let entry = Entry::new(Path::new("/run/agent.sock"), WhenAgentDown::Wait);
-    if let Ok(Some(chained)) = chain(text, &entry) {
-        is_chained(text, &chained, &entry);
+    for form in [Form::List, Form::Single] {
+        let origin = Origin {
+            file: "10-net.conflist",
+            form,
+            text,
+        };
+        if let Ok(made) = own(origin, None, &entry) {
+            let expected = match form {
+                Form::List => others(text),
+                Form::Single => vec![serde_json::from_str(text).unwrap_or_default()],
+            };
+            is_chained(&made, &expected);
+            let again = own(origin, Some(&made), &entry);
+            assert!(again.is_ok_and(|again| again == made), "{made}");
+        }
     }
-    if let Ok(list) = list_of(text, "10-net.conf", &entry) {
-        let made = plugins(&list);
-        assert!(made.len() == 2 && is_ours(made.last()), "{list}");
-        assert!(
-            chain(&list, &entry).is_ok_and(|more| more.is_none()),
-            "{list}"
-        );
+    // Whatever stands in the file of that name.
+    let known = Origin {
+        file: "10-net.conflist",
+        form: Form::List,
+        text: r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#,
+    };
+    if let Ok(made) = own(known, Some(text), &entry) {
+        is_chained(&made, &others(&made));
+    }
+    if let Ok(Some(without)) = unchain(text) {
+        assert!(plugins(&without) == others(text), "{without}");
     }
 }
 
@@ -71,26 +88,22 @@ fn configured(text: &str) {
     drop(configuration.addresses());
 }
 
-/// Ours is last and nowhere else, and every other plugin is as it was; once more changes nothing, and
-/// taking it out gives the others back.
-fn is_chained(before: &str, after: &str, entry: &Entry) {
-    let others = |text: &str| -> Vec<Value> {
-        let mut all = plugins(text);
-        all.retain(|plugin| !is_ours(Some(plugin)));
-        all
-    };
-    let made = plugins(after);
-    assert!(is_ours(made.last()), "{after}");
-    assert!(made.len() == others(after).len() + 1, "{after}");
-    assert!(others(before) == others(after), "{before}\n{after}");
-    assert!(
-        chain(after, entry).is_ok_and(|more| more.is_none()),
-        "{after}"
-    );
-    match unchain(after) {
-        Ok(Some(without)) => assert!(plugins(&without) == others(before), "{without}"),
-        other => panic!("{other:?}: {after}"),
+/// Ours is last and nowhere else, and before it are these; taking it out leaves them.
+fn is_chained(list: &str, expected: &[Value]) {
+    assert!(is_ours(plugins(list).last()), "{list}");
+    assert!(plugins(list).len() == expected.len() + 1, "{list}");
+    assert!(others(list) == expected, "{list}");
+    match unchain(list) {
+        Ok(Some(without)) => assert!(plugins(&without) == expected, "{without}"),
+        other => panic!("{other:?}: {list}"),
     }
+}
+
+/// Without ours.
+fn others(text: &str) -> Vec<Value> {
+    let mut all = plugins(text);
+    all.retain(|plugin| !is_ours(Some(plugin)));
+    all
 }
 
 /// The plugins of a list.

@@ -7,15 +7,18 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::super::PLUGIN;
 use super::super::spec::{VERSIONS, WhenAgentDown};
 
-/// In a list that we made of a single configuration: the name of its file.
+/// In a list of our own: the name of the file that it is made from.
 const MADE_FROM: &str = "egress-agent.dev/made-from";
+
+/// In a list of our own: the types of the plugins that were copied from there.
+const COPIED: &str = "egress-agent.dev/copied";
 
 /// Why our plugin cannot be in a network.
 #[derive(Debug, thiserror::Error)]
@@ -68,69 +71,95 @@ impl Entry {
     }
 }
 
-/// A list with our plugin at its end; `None` when it is so already.
-pub fn chain(text: &str, entry: &Entry) -> Result<Option<String>, Error> {
-    let list = Object::read(text)?;
-    list.check_version()?;
-    let plugins = list.plugins()?;
-    let mut others: Vec<&str> = Vec::new();
-    for plugin in &plugins {
-        if !is_ours(plugin)? {
-            others.push(plugin.get());
-        }
-    }
-    if others.is_empty() {
+/// What a list of our own is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Its file's name.
+    pub file: &'a str,
+    /// What it is.
+    pub form: Form,
+    /// Its content.
+    pub text: &'a str,
+}
+
+/// How a configuration is written; its file's name says which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Plugins that are called one after the other.
+    List,
+    /// One plugin.
+    Single,
+}
+
+/// A list of our own: the plugins of `origin`, then those that others have chained into
+/// `before`, which is our list so far, and ours at the end.
+pub fn own(origin: Origin<'_>, before: Option<&str>, entry: &Entry) -> Result<String, Error> {
+    let from = Object::read(origin.text)?;
+    from.check_version()?;
+    let copied = match origin.form {
+        Form::List => others(from.plugins()?)?,
+        Form::Single => vec![(
+            from.text_of("type")?.unwrap_or_default(),
+            raw(origin.text.trim())?,
+        )],
+    };
+    // Ours alone makes no interfaces either.
+    if copied
+        .iter()
+        .all(|(kind, _)| kind.is_empty() || kind == PLUGIN)
+    {
         return Err(Error::NoPlugin);
     }
+    let kinds: Vec<&str> = copied.iter().map(|(kind, _)| kind.as_str()).collect();
+    let added = before.map_or(Ok(Vec::new()), |before| added_by_others(before, &kinds))?;
+
+    let mut list = from;
+    list.0.retain(|(key, _)| match origin.form {
+        Form::List => ![MADE_FROM, COPIED].contains(&key.as_str()),
+        Form::Single => ["cniVersion", "name"].contains(&key.as_str()),
+    });
+    list.0.push((
+        MADE_FROM.to_owned(),
+        raw(&serde_json::Value::from(origin.file).to_string())?,
+    ));
+    list.0.push((
+        COPIED.to_owned(),
+        raw(&serde_json::Value::from(kinds).to_string())?,
+    ));
     let ours = entry.text();
-    let last = plugins.last().map(|plugin| plugin.get());
-    if others.len() + 1 == plugins.len() && last.is_some_and(|last| same(last, &ours)) {
-        return Ok(None);
-    }
-    others.push(&ours);
-    Ok(Some(list.with_plugins(&others)))
+    let plugins: Vec<&str> = copied
+        .iter()
+        .chain(&added)
+        .map(|(_, plugin)| plugin.get())
+        .chain([ours.as_str()])
+        .collect();
+    Ok(list.with_plugins(&plugins))
+}
+
+/// Plugins of our list that are neither ours nor copies: whoever chains a plugin takes the
+/// first list, which ours is, and would chain it again if it were gone.
+fn added_by_others(before: &str, copied_now: &[&str]) -> Result<Vec<Plugin>, Error> {
+    let list = Object::read(before)?;
+    let copied: Vec<String> = list.read_key(COPIED)?.unwrap_or_default();
+    let mut added = others(list.plugins()?)?;
+    added.retain(|(kind, _)| !copied.contains(kind) && !copied_now.contains(&kind.as_str()));
+    Ok(added)
 }
 
 /// A list without our plugin; `None` when it has none.
 pub fn unchain(text: &str) -> Result<Option<String>, Error> {
     let list = Object::read(text)?;
     let plugins = list.plugins()?;
-    let mut others = Vec::new();
-    for plugin in &plugins {
-        if !is_ours(plugin)? {
-            others.push(plugin.get());
-        }
-    }
-    if others.len() == plugins.len() {
+    let all = plugins.len();
+    let left = others(plugins)?;
+    if left.len() == all {
         return Ok(None);
     }
-    Ok(Some(list.with_plugins(&others)))
+    let left: Vec<&str> = left.iter().map(|(_, plugin)| plugin.get()).collect();
+    Ok(Some(list.with_plugins(&left)))
 }
 
-/// A list of the one plugin that a single configuration names, and ours.
-pub fn list_of(text: &str, file: &str, entry: &Entry) -> Result<String, Error> {
-    let single = Object::read(text)?;
-    single.check_version()?;
-    let kind = single.text_of("type")?.unwrap_or_default();
-    // Ours alone makes no interfaces either.
-    if kind.is_empty() || kind == PLUGIN {
-        return Err(Error::NoPlugin);
-    }
-    let mut list = Object(Vec::new());
-    for key in ["cniVersion", "name"] {
-        list.0.extend(
-            single
-                .get(key)
-                .map(|value| (key.to_owned(), value.to_owned())),
-        );
-    }
-    let origin = RawValue::from_string(serde_json::Value::from(file).to_string());
-    list.0
-        .push((MADE_FROM.to_owned(), origin.map_err(Error::NoObject)?));
-    Ok(list.with_plugins(&[text.trim(), &entry.text()]))
-}
-
-/// The file that a list was made from, if we made it from a single configuration.
+/// The file that a list was made from, if we made it.
 pub(super) fn made_from(text: &str) -> Option<String> {
     Object::read(text).ok()?.text_of(MADE_FROM).ok()?
 }
@@ -152,6 +181,10 @@ impl Object {
     }
 
     fn text_of(&self, key: &'static str) -> Result<Option<String>, Error> {
+        self.read_key(key)
+    }
+
+    fn read_key<T: DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, Error> {
         self.get(key)
             .map(|value| serde_json::from_str(value.get()))
             .transpose()
@@ -168,12 +201,7 @@ impl Object {
     }
 
     fn plugins(&self) -> Result<Vec<Box<RawValue>>, Error> {
-        self.get("plugins").map_or(Ok(Vec::new()), |value| {
-            serde_json::from_str(value.get()).map_err(|source| Error::Key {
-                key: "plugins",
-                source,
-            })
-        })
+        Ok(self.read_key("plugins")?.unwrap_or_default())
     }
 
     fn with_plugins(&self, plugins: &[&str]) -> String {
@@ -218,12 +246,28 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-fn is_ours(plugin: &RawValue) -> Result<bool, Error> {
-    Ok(Object::read(plugin.get())?.text_of("type")?.as_deref() == Some(PLUGIN))
+/// A plugin's type and its configuration.
+type Plugin = (String, Box<RawValue>);
+
+/// All but ours.
+fn others(plugins: Vec<Box<RawValue>>) -> Result<Vec<Plugin>, Error> {
+    let mut others = Vec::new();
+    for plugin in plugins {
+        let kind = Object::read(plugin.get())?.text_of("type")?;
+        let kind = kind.unwrap_or_default();
+        if kind != PLUGIN {
+            others.push((kind, plugin));
+        }
+    }
+    Ok(others)
+}
+
+fn raw(json: &str) -> Result<Box<RawValue>, Error> {
+    RawValue::from_string(json.to_owned()).map_err(Error::NoObject)
 }
 
 /// The same value, however it is written.
-fn same(a: &str, b: &str) -> bool {
+pub(super) fn same(a: &str, b: &str) -> bool {
     let value = |text| serde_json::from_str::<serde_json::Value>(text).ok();
     value(a).is_some_and(|a| Some(a) == value(b))
 }
@@ -258,10 +302,19 @@ mod tests {
             .collect()
     }
 
+    fn own_of(text: &str, before: Option<&str>) -> Result<String, Error> {
+        let origin = Origin {
+            file: "10-net.conflist",
+            form: Form::List,
+            text,
+        };
+        own(origin, before, &entry())
+    }
+
     #[test]
     fn our_plugin_comes_last_and_what_is_others_is_untouched() {
         let before = list(&[PTP, r#"{"type":"portmap"}"#]);
-        let after = chain(&before, &entry()).unwrap().unwrap();
+        let after = own_of(&before, None).unwrap();
         assert_eq!(types(&after), ["ptp", "portmap", PLUGIN]);
         assert!(after.contains(PTP), "{after}");
         assert!(after.contains("[1, 2]"));
@@ -270,18 +323,22 @@ mod tests {
             value.pointer("/plugins/2"),
             Some(&json!({"type": PLUGIN, "socket": "/run/x.sock", "whenAgentDown": "wait"}))
         );
-        assert_eq!(chain(&after, &entry()).unwrap(), None, "once is enough");
+        assert_eq!(value.get("name"), Some(&json!("net")));
+        assert_eq!(made_from(&after).as_deref(), Some("10-net.conflist"));
+        assert_eq!(made_from(&before), None);
+        assert_eq!(made_from("{"), None);
+        assert_eq!(own_of(&before, Some(&after)).unwrap(), after);
     }
 
     #[test]
-    fn our_plugin_moves_to_the_end_and_takes_new_settings() {
+    fn our_plugin_in_a_list_of_others_is_not_copied() {
         let old = r#"{"type":"egress-agent-cni","socket":"/old"}"#;
         for plugins in [
             &[PTP, old][..],
             &[PTP, old, r#"{"type":"portmap"}"#],
             &[old, old, PTP],
         ] {
-            let after = chain(&list(plugins), &entry()).unwrap().unwrap();
+            let after = own_of(&list(plugins), None).unwrap();
             assert_eq!(types(&after).last().map(String::as_str), Some(PLUGIN));
             assert_eq!(
                 types(&after).iter().filter(|kind| *kind == PLUGIN).count(),
@@ -292,38 +349,57 @@ mod tests {
     }
 
     #[test]
-    fn taking_it_out_leaves_what_was_there() {
+    fn what_others_chain_into_our_list_stays_and_what_left_its_origin_goes() {
+        let origin = list(&[PTP, r#"{"type":"portmap"}"#]);
+        let ours = own_of(&origin, None).unwrap();
+        let chained = ours.replace(
+            r#"{"type":"egress-agent-cni""#,
+            r#"{"type":"mesh"}, {"type":"egress-agent-cni""#,
+        );
+        let after = own_of(&list(&[PTP]), Some(&chained)).unwrap();
+        assert_eq!(types(&after), ["ptp", "mesh", PLUGIN]);
+        let in_origin = list(&[PTP, r#"{"type":"mesh"}"#]);
+        let after = own_of(&in_origin, Some(&after)).unwrap();
+        assert_eq!(types(&after), ["ptp", "mesh", PLUGIN], "once is enough");
+        let after = own_of(&list(&[PTP]), Some(&after)).unwrap();
+        assert_eq!(types(&after), ["ptp", PLUGIN]);
+    }
+
+    #[test]
+    fn taking_it_out_of_a_list_leaves_what_was_there() {
         let before = list(&[PTP, r#"{"type":"portmap"}"#]);
-        let chained = chain(&before, &entry()).unwrap().unwrap();
-        let after = unchain(&chained).unwrap().unwrap();
-        assert!(same_but_for_numbers(&after, &before), "{after}");
+        let ours = r#"{"type":"egress-agent-cni","socket":"/old"}"#;
+        let after = unchain(&list(&[PTP, r#"{"type":"portmap"}"#, ours]))
+            .unwrap()
+            .unwrap();
+        assert!(same(&after, &before), "{after}");
         assert!(after.contains(PTP));
         assert_eq!(unchain(&after).unwrap(), None);
         let named_alike = list(&[r#"{"type":"ptp","comment":"egress-agent-cni"}"#]);
         assert_eq!(unchain(&named_alike).unwrap(), None);
     }
 
-    fn same_but_for_numbers(a: &str, b: &str) -> bool {
-        same(a, b)
-    }
-
     #[test]
     fn a_single_configuration_becomes_a_list() {
-        let single = r#"{"cniVersion":"0.3.1","name":"net","type":"bridge","bridge":"cni0"}"#;
-        let made = list_of(single, "10-net.conf", &entry()).unwrap();
+        let text = r#"{"cniVersion":"0.3.1","name":"net","type":"bridge","bridge":"cni0"}"#;
+        let origin = Origin {
+            file: "10-net.conf",
+            form: Form::Single,
+            text,
+        };
+        let made = own(origin, None, &entry()).unwrap();
         assert_eq!(types(&made), ["bridge", PLUGIN]);
-        assert!(made.contains(single));
+        assert!(made.contains(text));
         let value: Value = serde_json::from_str(&made).unwrap();
         assert_eq!(value.get("name"), Some(&json!("net")));
         assert_eq!(value.get("cniVersion"), Some(&json!("0.3.1")));
+        assert_eq!(value.get("bridge"), None);
         assert_eq!(made_from(&made).as_deref(), Some("10-net.conf"));
-        assert_eq!(made_from(&list(&[PTP])), None);
-        assert_eq!(made_from("{"), None);
     }
 
     #[test]
     fn what_cannot_be_a_network_is_left_alone() {
-        let refused = |text: &str| chain(text, &entry()).unwrap_err().to_string();
+        let refused = |text: &str| own_of(text, None).unwrap_err().to_string();
         assert_eq!(refused(""), "it is no JSON object");
         assert_eq!(
             refused(r#"{"cniVersion":"1.0.0","plugins":["#),
@@ -346,8 +422,16 @@ mod tests {
             let text = format!(r#"{{"cniVersion":"{version}","plugins":[{PTP}]}}"#);
             assert!(refused(&text).contains("is none of those"), "{version}");
         }
-        assert!(list_of(r#"{"cniVersion":"1.0.0","plugins":[]}"#, "x", &entry()).is_err());
-        let ours_alone = r#"{"cniVersion":"1.0.0","name":"n","type":"egress-agent-cni"}"#;
-        assert!(list_of(ours_alone, "x", &entry()).is_err());
+        let no_single = Origin {
+            file: "10-net.conf",
+            form: Form::Single,
+            text: &list(&[PTP]),
+        };
+        assert!(own(no_single, None, &entry()).is_err());
+        let ours_alone = Origin {
+            text: r#"{"cniVersion":"1.0.0","name":"n","type":"egress-agent-cni"}"#,
+            ..no_single
+        };
+        assert!(own(ours_alone, None, &entry()).is_err());
     }
 }

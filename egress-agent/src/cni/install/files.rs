@@ -36,7 +36,12 @@ pub(super) fn replace(path: &Path, text: &[u8], mode: Mode) -> io::Result<()> {
         .write_all(text)
         .and_then(|()| dress(&file, before.as_ref(), mode))
         .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&aside, path));
+        .and_then(|()| fs::rename(&aside, path))
+        // Its name, too, is to outlive a power cut.
+        .and_then(|()| {
+            path.parent()
+                .map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        });
     if written.is_err() {
         remove(&aside)?;
     }

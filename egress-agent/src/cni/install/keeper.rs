@@ -198,26 +198,34 @@ mod tests {
         until("the folders are made", || binary.exists() && conf.exists());
 
         let net = conf.join("10-net.conflist");
-        let text = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"ptp"}]}"#;
-        let chained =
-            |path: &Path| fs::read_to_string(path).is_ok_and(|text| text.contains(PLUGIN));
-        for _ in 0..2 {
-            fs::write(&net, text).unwrap();
-            until("a written network is chained", || chained(&net));
+        let own = conf.join("00-egress-agent.conflist");
+        let text = |main: &str| {
+            format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"{main}"}}]}}"#)
+        };
+        let follows = |main: &str| {
+            fs::read_to_string(&own).is_ok_and(|text| text.contains(PLUGIN) && text.contains(main))
+        };
+        for main in ["ptp", "bridge"] {
+            fs::write(&net, text(main)).unwrap();
+            until("a written network is followed", || follows(main));
         }
+        fs::remove_file(&own).unwrap();
+        until("a list that somebody removed is there again", || {
+            follows("bridge")
+        });
         let first = conf.join("05-net.conflist");
-        fs::write(folder.path().join("moved"), text).unwrap();
+        fs::write(folder.path().join("moved"), text("macvlan")).unwrap();
         fs::rename(folder.path().join("moved"), &first).unwrap();
-        until("a network that comes first is chained", || {
-            chained(&first) && !chained(&net)
+        until("a network that comes first is followed", || {
+            follows("macvlan")
         });
         fs::remove_file(&binary).unwrap();
         until("the binary is there again", || binary.exists());
 
         keeper.remove().unwrap();
-        assert!(!chained(&first) && !binary.exists());
-        fs::write(&net, text).unwrap();
+        assert!(!own.exists() && !binary.exists());
+        fs::write(&net, text("ptp")).unwrap();
         thread::sleep(Duration::from_millis(500));
-        assert!(!chained(&net) && !binary.exists(), "removed for good");
+        assert!(!own.exists() && !binary.exists(), "removed for good");
     }
 }

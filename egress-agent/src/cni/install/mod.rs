@@ -1,10 +1,11 @@
 //! The plugin on a node: its binary, and its place at the end of the pods' network.
 //!
 //! Container runtimes take the first configuration by file name, and CNIs write theirs whenever
-//! they like. So what is wanted is a state, and [`Installation::establish`] makes it from
-//! whatever there is: our entry last in the first list, nowhere else, and a list of our own only
-//! while the first configuration is a single one. It may end anywhere; the next time it is
-//! finished. Source: containernetworking/cni `libcni/conf.go`; containerd/go-cni `opts.go`.
+//! they like: most of them when the node boots, before any agent could repair it, and pods would
+//! start that nobody has isolated. So the plugin is in a list of our own, which comes first and
+//! has the plugins of the one that would be first without it. That list is a state, and
+//! [`Installation::establish`] makes it from whatever there is. It may end anywhere; the next
+//! time it is finished. Source: containernetworking/cni `libcni/conf.go`; containerd/go-cni `opts.go`.
 //!
 //! * [`conflist`]: the text of a configuration.
 //! * `files`: files that are there whole or not at all.
@@ -20,7 +21,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::conflist::Entry;
+use self::conflist::{Entry, Form, Origin};
 use self::files::Mode;
 use super::PLUGIN;
 
@@ -94,26 +95,22 @@ impl Installation {
             return self.withdraw(&others, &own, None, &mut done).map(|()| done);
         };
         let path = self.conf_dir.join(first);
-        let refused = |source| Error::Configuration {
-            path: path.clone(),
-            source,
+        let name = OWN_LISTS
+            .iter()
+            .find(|name| **name < first.as_str())
+            .ok_or_else(|| Error::NothingBefore(path.clone()))?;
+        let origin = Origin {
+            file: first,
+            form: form(first),
+            text,
         };
-        if is_list(first) {
-            if let Some(new) = conflist::chain(text, &self.entry).map_err(refused)? {
-                self.write(first, &new, &mut done)?;
-            }
-            done.network = Some(path.clone());
-        } else {
-            let new = conflist::list_of(text, first, &self.entry).map_err(refused)?;
-            let name = OWN_LISTS
-                .iter()
-                .find(|name| **name < first.as_str())
-                .ok_or_else(|| Error::NothingBefore(path.clone()))?;
-            if own.get(*name) != Some(&new) {
-                self.write(name, &new, &mut done)?;
-            }
-            done.network = Some(self.conf_dir.join(name));
+        let before = own.get(*name);
+        let new = conflist::own(origin, before.map(String::as_str), &self.entry)
+            .map_err(|source| Error::Configuration { path, source })?;
+        if before.is_none_or(|before| !conflist::same(before, &new)) {
+            self.write(name, &new, &mut done)?;
         }
+        done.network = Some(self.conf_dir.join(name));
         let keep = done.network.clone();
         self.withdraw(&others, &own, keep.as_deref(), &mut done)?;
         Ok(done)
@@ -155,10 +152,7 @@ impl Installation {
                 Err(error) => outcome = outcome.and(Err(failed("removing", &path)(error))),
             }
         }
-        for (name, text) in others
-            .iter()
-            .filter(|(name, _)| left(name) && is_list(name))
-        {
+        for (name, text) in others.iter().filter(|(name, _)| form(name) == Form::List) {
             // What cannot be read is not the one we are in: we write no such thing.
             if let Ok(Some(new)) = conflist::unchain(text) {
                 outcome = outcome.and(self.write(name, &new, done));
@@ -194,7 +188,7 @@ impl Installation {
 struct Networks {
     /// Others', as the runtime would take them but for ours.
     others: BTreeMap<String, String>,
-    /// Lists that we made of single ones.
+    /// Lists that we made.
     own: BTreeMap<String, String>,
 }
 
@@ -228,8 +222,12 @@ impl Networks {
     }
 }
 
-fn is_list(name: &str) -> bool {
-    Path::new(name).extension() == Some(OsStr::new("conflist"))
+fn form(name: &str) -> Form {
+    if Path::new(name).extension() == Some(OsStr::new("conflist")) {
+        Form::List
+    } else {
+        Form::Single
+    }
 }
 
 fn is_binary(path: &Path, program: &[u8]) -> bool {
@@ -252,7 +250,7 @@ fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + 
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may fail by panic")]
 
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::fs::MetadataExt as _;
 
     use serde_json::{Value, json};
 
@@ -320,22 +318,22 @@ mod tests {
         json!({"cniVersion": "0.3.1", "name": kind, "type": kind, "mtu": 1400})
     }
 
+    const OWN: &str = "00-egress-agent.conflist";
+
     #[test]
-    fn the_first_list_is_chained_and_taken_out_again() {
+    fn a_list_of_our_own_comes_before_the_first_one_and_is_taken_out_again() {
         let node = node();
         node.put("20-other.conflist", &list("bridge"));
         node.put("10-net.conflist", &list("ptp"));
-        fs::set_permissions(
-            node.path("10-net.conflist"),
-            fs::Permissions::from_mode(0o600),
-        )
-        .unwrap();
         let done = node.establish();
-        assert_eq!(done.network, Some(node.path("10-net.conflist")));
+        assert_eq!(done.network, Some(node.path(OWN)));
         assert_eq!(done.changed.len(), 2, "{done:?}");
-        assert!(node.is_chained("10-net.conflist") && !node.is_chained("20-other.conflist"));
-        let mode = fs::metadata(node.path("10-net.conflist")).unwrap().mode();
-        assert_eq!(mode & 0o7777, 0o600);
+        assert_eq!(node.names(), [OWN, "10-net.conflist", "20-other.conflist"]);
+        assert!(node.is_chained(OWN));
+        assert_eq!(
+            node.get(OWN).pointer("/plugins/0/type"),
+            Some(&json!("ptp"))
+        );
         let binary = fs::metadata(node.installation.binary()).unwrap();
         assert_eq!(binary.mode() & 0o7777, 0o755);
         assert_eq!(
@@ -350,6 +348,7 @@ mod tests {
 
         node.installation.remove().unwrap();
         assert_eq!(node.get("10-net.conflist"), list("ptp"));
+        assert_eq!(node.names(), ["10-net.conflist", "20-other.conflist"]);
         assert!(!node.installation.binary().exists());
         assert_eq!(node.installation.remove().unwrap(), Done::default());
     }
@@ -360,52 +359,63 @@ mod tests {
         node.put("20-net.conflist", &list("ptp"));
         node.establish();
         node.put("10-new.conflist", &list("bridge"));
-        let done = node.establish();
-        assert_eq!(done.network, Some(node.path("10-new.conflist")));
-        assert!(node.is_chained("10-new.conflist"));
-        assert_eq!(node.get("20-net.conflist"), list("ptp"));
+        let first = || node.get(OWN).pointer("/plugins/0/type").cloned();
+        assert_eq!(first(), Some(json!("ptp")));
+        node.establish();
+        assert_eq!(first(), Some(json!("bridge")));
         fs::remove_file(node.path("10-new.conflist")).unwrap();
         node.establish();
-        assert!(node.is_chained("20-net.conflist"));
+        assert_eq!(first(), Some(json!("ptp")));
+        assert_eq!(node.get("20-net.conflist"), list("ptp"));
     }
 
     #[test]
-    fn what_a_cni_writes_anew_is_chained_anew() {
+    fn a_plugin_that_an_earlier_version_chained_into_the_cnis_own_list_is_taken_out() {
+        let node = node();
+        let mut chained = list("ptp");
+        chained
+            .get_mut("plugins")
+            .and_then(Value::as_array_mut)
+            .unwrap()
+            .push(json!({"type": PLUGIN, "socket": "/old"}));
+        node.put("10-net.conflist", &chained);
+        node.establish();
+        assert!(node.is_chained(OWN));
+        assert_eq!(node.get("10-net.conflist"), list("ptp"));
+    }
+
+    #[test]
+    fn what_a_cni_writes_anew_is_never_first_and_is_followed() {
         let node = node();
         node.put("10-net.conflist", &list("ptp"));
         node.establish();
+        // As at boot: the same again, and no agent yet.
+        node.put("10-net.conflist", &list("ptp"));
+        assert_eq!(node.names().first().map(String::as_str), Some(OWN));
+        assert!(node.is_chained(OWN));
+        assert_eq!(node.establish().changed, Vec::<PathBuf>::new());
         node.put("10-net.conflist", &list("bridge"));
-        assert_eq!(node.establish().changed, [node.path("10-net.conflist")]);
-        assert!(node.is_chained("10-net.conflist"));
+        assert_eq!(node.establish().changed, [node.path(OWN)]);
         assert_eq!(
-            node.get("10-net.conflist").pointer("/plugins/0/type"),
+            node.get(OWN).pointer("/plugins/0/type"),
             Some(&json!("bridge"))
         );
     }
 
     #[test]
-    fn a_single_configuration_gets_a_list_before_it_which_follows_it_and_goes() {
+    fn a_single_configuration_becomes_a_list_which_follows_it_and_goes() {
         let node = node();
         node.put("10-net.conf", &single("bridge"));
         let done = node.establish();
-        let own = "00-egress-agent.conflist";
-        assert_eq!(done.network, Some(node.path(own)));
-        assert_eq!(node.names(), [own, "10-net.conf"]);
-        assert_eq!(node.get(own).pointer("/plugins/0"), Some(&single("bridge")));
+        assert_eq!(done.network, Some(node.path(OWN)));
+        assert_eq!(node.names(), [OWN, "10-net.conf"]);
+        assert_eq!(node.get(OWN).pointer("/plugins/0"), Some(&single("bridge")));
         assert_eq!(node.get("10-net.conf"), single("bridge"));
         assert_eq!(node.establish().changed, Vec::<PathBuf>::new());
 
         node.put("10-net.conf", &single("ptp"));
         node.establish();
-        assert_eq!(node.get(own).pointer("/plugins/0"), Some(&single("ptp")));
-
-        // A list that comes first makes ours superfluous.
-        node.put("05-net.conflist", &list("ptp"));
-        node.establish();
-        assert_eq!(node.names(), ["05-net.conflist", "10-net.conf"]);
-
-        fs::remove_file(node.path("05-net.conflist")).unwrap();
-        node.establish();
+        assert_eq!(node.get(OWN).pointer("/plugins/0"), Some(&single("ptp")));
         node.installation.remove().unwrap();
         assert_eq!(node.names(), ["10-net.conf"]);
     }
@@ -459,12 +469,9 @@ mod tests {
             fs::read(node.path("10-half.conflist")).unwrap(),
             b"{\"cniVersion\""
         );
-        assert!(
-            node.is_chained("20-net.conflist"),
-            "what works goes on working"
-        );
+        assert!(node.is_chained(OWN), "what works goes on working");
         node.installation.remove().unwrap();
-        assert!(!node.is_chained("20-net.conflist"));
+        assert!(!node.path(OWN).exists());
     }
 
     #[test]
@@ -473,6 +480,6 @@ mod tests {
         node.put("10-net.conflist", &list("ptp"));
         fs::write(node.path(".10-net.conflist.egress-agent-unfinished"), "{").unwrap();
         node.establish();
-        assert_eq!(node.names(), ["10-net.conflist"]);
+        assert_eq!(node.names(), [OWN, "10-net.conflist"]);
     }
 }
