@@ -365,14 +365,12 @@ impl Agent {
         locals
     }
 
-    /// A pod's addresses: what its status says, and only without that what its namespace has.
+    /// A pod's addresses, as far as its object and its sandbox tell.
     pub(super) fn addresses(&self, pod: &Pod) -> BTreeSet<IpAddr> {
-        if pod.addresses.is_empty()
-            && let Some(found) = self.found.get(&PodId::of(pod))
-        {
-            return found.addresses.clone();
+        match self.found.get(&PodId::of(pod)) {
+            Some(found) => found.addresses(&pod.addresses),
+            None => pod.addresses.clone(),
         }
-        pod.addresses.clone()
     }
 }
 

@@ -132,6 +132,8 @@ pub struct Found {
     /// The namespace's own addresses, neither loopback nor link-local, or those that its CNI
     /// plugins gave it. For a pod whose object has none (S58).
     pub addresses: BTreeSet<IpAddr>,
+    /// Whether these are what CNI gave to the sandbox that is there now.
+    pub given: bool,
     /// What is wrong with the pod's namespace, for a person.
     pub problem: Option<String>,
     /// Interfaces of the pod whose traffic cannot be judged, a sentence each, sorted.
@@ -469,6 +471,7 @@ impl Located {
             } else {
                 self.addresses.clone()
             },
+            given: !self.addresses.is_empty() && self.word <= Word::Result,
             problem,
             unhookable,
         }
@@ -476,6 +479,17 @@ impl Located {
 }
 
 impl Found {
+    /// The addresses of a pod whose object says `said`. The object may be late, and while no API
+    /// server answers very late: without any address (S58), or with those of a sandbox before
+    /// this one.
+    pub fn addresses(&self, said: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        if said.is_empty() || (self.given && said.is_disjoint(&self.addresses)) {
+            self.addresses.clone()
+        } else {
+            said.clone()
+        }
+    }
+
     fn not(problem: String) -> Self {
         Self {
             problem: Some(problem),

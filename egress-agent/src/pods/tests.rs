@@ -879,6 +879,13 @@ fn a_result_of_libcni_leads_to_a_pod() {
         addresses(&["10.77.0.2"]),
         "S58: the API has none yet"
     );
+    // Those of the sandbox before this one.
+    let (old, both) = (
+        addresses(&["10.77.0.1"]),
+        addresses(&["10.77.0.2", "fd77::2"]),
+    );
+    assert_eq!(found.addresses(&old), addresses(&["10.77.0.2"]));
+    assert_eq!(found.addresses(&both), both, "the API knows of more");
 
     // The same name, another interface.
     let other = serde_json::json!({"name": "veth1", "mac": "02:00:00:00:00:77"});
