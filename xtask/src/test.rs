@@ -28,12 +28,12 @@ pub(crate) struct Args {
     /// Take hours: a thousand kills instead of twenty, every write refused instead of some
     #[arg(long)]
     long: bool,
-    /// Run the tests in a real Kubernetes cluster too: some five minutes more
-    #[arg(long)]
-    cluster: bool,
     /// Run only tests whose name contains this
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     filter: Option<String>,
+    /// Run only suites whose name contains this: pure, agent, traffic, cluster
+    #[arg(long, value_name = "NAME")]
+    suite: Option<String>,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
@@ -53,9 +53,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     if let Some(obstacle) = &machine.obstacle {
         println!("Tests in the kernel are skipped here: {obstacle}");
     }
-    if !args.cluster {
-        println!("Tests in a cluster are left out: --cluster runs them");
-    } else if let Some(obstacle) = &machine.no_cluster {
+    if let Some(obstacle) = &machine.no_cluster {
         println!("Tests in a cluster are skipped here: {obstacle}");
     }
     if let Some(obstacle) = &machine.no_helm {
@@ -65,7 +63,11 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let mut total = Tally::default();
     let suites: Vec<_> = SUITES
         .iter()
-        .filter(|suite| args.cluster || !suite.is_in_a_cluster())
+        .filter(|suite| {
+            args.suite
+                .as_ref()
+                .is_none_or(|part| suite.name.contains(part))
+        })
         .collect();
     for (index, suite) in suites.iter().enumerate() {
         println!("\n== [{}/{}] {}", index + 1, suites.len(), suite.name);

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::Cluster;
+use crate::harness::until;
 
 /// Where the README installs it.
 pub const NAMESPACE: &str = "egress-agent-system";
@@ -65,6 +66,60 @@ pub fn helm_uninstall(cluster: &Cluster) -> Result<()> {
         .map(drop)
 }
 
+/// `helm upgrade --wait` to another tag, under which every node has the same image.
+pub fn upgrade(cluster: &Cluster) -> Result<()> {
+    let image = concat!("docker.io/library/egress-agent:", env!("CARGO_PKG_VERSION"));
+    for node in cluster.nodes() {
+        cluster.node(node)?.output(
+            super::CTR,
+            &[
+                "--namespace=k8s.io",
+                "images",
+                "tag",
+                "--force",
+                image,
+                "docker.io/library/egress-agent:next",
+            ],
+        )?;
+    }
+    let chart = chart();
+    cluster
+        .run(
+            "helm",
+            &[
+                "upgrade",
+                NAME,
+                &chart,
+                "--namespace",
+                NAMESPACE,
+                "--set=image.tag=next",
+                "--reuse-values",
+                "--wait",
+                "--timeout=120s",
+            ],
+        )
+        .map(drop)
+        .map_err(|error| told_why(cluster, error))
+}
+
+/// `helm rollback --wait`, to what was before the upgrade.
+pub fn roll_back(cluster: &Cluster) -> Result<()> {
+    cluster
+        .run(
+            "helm",
+            &[
+                "rollback",
+                NAME,
+                "--namespace",
+                NAMESPACE,
+                "--wait",
+                "--timeout=120s",
+            ],
+        )
+        .map(drop)
+        .map_err(|error| told_why(cluster, error))
+}
+
 /// `kubectl apply`, and waiting for it.
 pub fn by_manifest(cluster: &Cluster) -> Result<()> {
     cluster.run("kubectl", &["apply", "--filename", &manifest()])?;
@@ -93,7 +148,22 @@ pub fn rolled_out(cluster: &Cluster) -> Result<()> {
             ],
         )
         .map(drop)
+        // That goes by numbers that are older than the last pod's end.
+        .and_then(|()| until("every node has a ready agent", || is_everywhere(cluster)))
         .map_err(|error| told_why(cluster, error))
+}
+
+fn is_everywhere(cluster: &Cluster) -> Result<bool> {
+    let pods = pods(cluster)?;
+    let is_ready = |pod: &Value| {
+        let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+        conditions.into_iter().flatten().any(|condition| {
+            condition.get("type") == Some(&json!("Ready"))
+                && condition.get("status") == Some(&json!("True"))
+        })
+    };
+    let stays = |pod: &Value| pod.pointer("/metadata/deletionTimestamp").is_none();
+    Ok(pods.len() == cluster.nodes().count() && pods.iter().all(|pod| stays(pod) && is_ready(pod)))
 }
 
 /// The agent's pods.
@@ -102,6 +172,25 @@ pub fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
         &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "namespace": NAMESPACE } }),
         "app.kubernetes.io/component=agent",
     )
+}
+
+/// Deletes the agent's pods; the DaemonSet makes new ones.
+pub fn delete_pods(cluster: &Cluster) -> Result<()> {
+    for pod in pods(cluster)? {
+        let part = |pointer: &str| {
+            let found = pod.pointer(pointer).cloned();
+            found.with_context(|| format!("a pod without {pointer}"))
+        };
+        cluster.api.delete(&json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "namespace": part("/metadata/namespace")?,
+                "name": part("/metadata/name")?,
+            },
+        }))?;
+    }
+    Ok(())
 }
 
 /// What names its DaemonSet.

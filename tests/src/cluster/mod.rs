@@ -13,6 +13,7 @@ pub mod install;
 mod machine;
 mod namespace;
 mod pod;
+mod sandbox;
 mod stage;
 mod traffic;
 
@@ -35,6 +36,9 @@ pub const PAUSE: &str = "egress-agent.test/pause:1";
 
 /// Image of Kubernetes' own test servers and clients.
 pub const AGNHOST: &str = "egress-agent.test/agnhost:1";
+
+/// containerd's own client, as a node has it.
+const CTR: &str = "/opt/cluster/bin/ctr";
 
 /// A cluster that runs.
 #[derive(Debug)]

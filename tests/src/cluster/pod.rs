@@ -1,27 +1,24 @@
 //! A pod in the cluster: what a test asks for, and where it is found.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Machine, Namespace, PAUSE};
-use crate::harness::{Echo, NetNs, objects, until};
-
-/// Where the network library of the container runtime remembers what it did.
-const RESULTS: &str = "/var/lib/cni/results";
+use super::{CTR, Machine, Namespace, PAUSE, sandbox};
+use crate::harness::echo::serve;
+use crate::harness::pod::Traits;
+use crate::harness::{Echo, NetNs, until};
 
 /// A pod as a test describes it.
 #[derive(Clone, Debug)]
 pub struct PodSpec {
     name: String,
-    labels: Vec<(String, String)>,
-    ports: Vec<Value>,
+    traits: Traits,
     node: Option<String>,
     image: &'static str,
     arguments: Vec<String>,
+    restart: &'static str,
 }
 
 /// A pod that runs.
@@ -36,8 +33,9 @@ pub struct Pod {
     /// Where it runs.
     pub node: String,
     name: String,
-    /// By port, twice two of each: TCP and UDP, on both addresses.
-    servers: Vec<(u16, Echo)>,
+    uid: String,
+    sandbox: String,
+    servers: Vec<Echo>,
 }
 
 impl PodSpec {
@@ -45,27 +43,25 @@ impl PodSpec {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            labels: Vec::new(),
-            ports: Vec::new(),
+            traits: Traits::default(),
             node: None,
             image: PAUSE,
             arguments: Vec::new(),
+            restart: "Never",
         }
     }
 
     /// With a label.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
-        self.labels.retain(|(have, _)| have != key);
-        self.labels.push((key.to_owned(), value.to_owned()));
+        self.traits.label(key, value);
         self
     }
 
     /// With a named container port.
     #[must_use]
     pub fn port(mut self, name: &str, number: u16, protocol: &str) -> Self {
-        self.ports
-            .push(json!({ "name": name, "containerPort": number, "protocol": protocol }));
+        self.traits.port(name, number, protocol);
         self
     }
 
@@ -84,26 +80,29 @@ impl PodSpec {
         self
     }
 
-    /// Its object. It ends at once when it is deleted, and is not started again.
+    /// Started again when it ends: `Always`, `OnFailure`, or `Never` as if nothing is said.
+    #[must_use]
+    pub fn restarts(mut self, when: &'static str) -> Self {
+        self.restart = when;
+        self
+    }
+
+    /// Its object. It ends at once when it is deleted.
     pub fn object(&self) -> Value {
         let Self {
             name,
-            labels,
-            ports,
+            traits,
             node,
             image,
             arguments,
+            restart,
         } = self;
-        let labels: Vec<(&str, &str)> = labels
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-            .collect();
         let mut object = json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": { "name": name, "labels": objects::map(&labels) },
+            "metadata": { "name": name, "labels": traits.labels() },
             "spec": {
-                "restartPolicy": "Never",
+                "restartPolicy": restart,
                 "terminationGracePeriodSeconds": 0,
                 "automountServiceAccountToken": false,
                 "enableServiceLinks": false,
@@ -112,7 +111,7 @@ impl PodSpec {
                     "image": image,
                     "imagePullPolicy": "Never",
                     "args": arguments,
-                    "ports": ports,
+                    "ports": traits.ports(),
                 }],
             },
         });
@@ -136,31 +135,50 @@ impl Pod {
         let text = |pointer| last.pointer(pointer).and_then(Value::as_str);
         let uid = text("/metadata/uid").context("no uid")?;
         let node = text("/spec/nodeName").context("no node")?.to_owned();
-        let mut addresses = Vec::new();
-        for entry in last
-            .pointer("/status/podIPs")
-            .and_then(Value::as_array)
-            .context("no addresses")?
-        {
-            let address = entry.get("ip").and_then(Value::as_str);
-            addresses.push(address.context("no address")?.parse::<IpAddr>()?);
-        }
-        let v4 = addresses.iter().find_map(|address| match address {
-            IpAddr::V4(v4) => Some(*v4),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = addresses.iter().find_map(|address| match address {
-            IpAddr::V6(v6) => Some(*v6),
-            IpAddr::V4(_) => None,
-        });
         let machine = namespace.cluster.node(&node)?;
+        let sandbox = sandbox::of(&machine, uid)?.with_context(|| format!("{last:#}"))?;
+        let (v4, v6) = sandbox.families()?;
+        let said = last.pointer("/status/podIPs");
+        ensure!(
+            said == Some(&json!([{ "ip": v4 }, { "ip": v6 }])),
+            "{sandbox:?} has other addresses than {said:?}"
+        );
         Ok(Self {
-            ns: network(&machine, uid)?,
-            v4: v4.context("no IPv4 address")?,
-            v6: v6.context("no IPv6 address")?,
+            ns: sandbox.ns,
+            v4,
+            v6,
             node,
             name: spec.name,
+            uid: uid.to_owned(),
+            sandbox: sandbox.id,
             servers: Vec::new(),
+        })
+    }
+
+    /// Ends its sandbox, and waits until the kubelet has made another one: a new network, with
+    /// new addresses. What served in the old one is gone.
+    pub fn begin_again(&mut self, machine: &Machine) -> Result<()> {
+        machine.output(
+            CTR,
+            &[
+                "--namespace=k8s.io",
+                "tasks",
+                "kill",
+                "--signal=SIGKILL",
+                &self.sandbox,
+            ],
+        )?;
+        self.servers.clear();
+        until("the pod has another sandbox", || {
+            let Some(new) = sandbox::of(machine, &self.uid)? else {
+                return Ok(false);
+            };
+            if new.id == self.sandbox {
+                return Ok(false);
+            }
+            (self.v4, self.v6) = new.families()?;
+            (self.ns, self.sandbox) = (new.ns, new.id);
+            Ok(true)
         })
     }
 
@@ -177,50 +195,14 @@ impl Pod {
     /// Serves TCP and UDP on `ports` of both addresses.
     pub fn serve(&mut self, ports: &[u16]) -> Result<()> {
         for address in self.addresses() {
-            for port in ports {
-                let at = SocketAddr::new(address, *port);
-                self.servers.push((*port, Echo::tcp(&self.ns, at)?));
-                self.servers.push((*port, Echo::udp(&self.ns, at)?));
-            }
+            serve(&self.ns, &mut self.servers, address, ports)?;
         }
         Ok(())
     }
 
     /// What arrived on a port so far: datagrams, and reads of connections.
     pub fn received(&self, port: u16) -> u64 {
-        let here = self.servers.iter().filter(|(at, _)| *at == port);
-        here.map(|(_, server)| server.received()).sum()
+        let here = self.servers.iter().filter(|server| server.port() == port);
+        here.map(Echo::received).sum()
     }
-}
-
-/// The network namespace of the pod with this uid, which the container runtime keeps by a
-/// file in the machine's `/run`.
-fn network(machine: &Machine, uid: &str) -> Result<NetNs> {
-    let folder = machine.path(RESULTS);
-    for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        let Ok(text) = fs::read(&path) else {
-            // Deleted just now; it is another pod's.
-            continue;
-        };
-        let Ok(result) = serde_json::from_slice::<Value>(&text) else {
-            continue;
-        };
-        let of_pod = result
-            .get("cniArgs")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .any(|pair| {
-                pair.get(0).and_then(Value::as_str) == Some("K8S_POD_UID")
-                    && pair.get(1).and_then(Value::as_str) == Some(uid)
-            });
-        if of_pod && let Some(inside) = result.get("netns").and_then(Value::as_str) {
-            // `/var/run` is a link that would lead to this machine's `/run`.
-            let inside = inside.replacen("/var/run/", "/run/", 1);
-            let name = Path::new(&inside).file_name().unwrap_or_default();
-            return NetNs::at(&name.to_string_lossy(), machine.path(&inside));
-        }
-    }
-    anyhow::bail!("no network of pod {uid} in {}", folder.display())
 }

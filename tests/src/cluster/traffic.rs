@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::Pod;
-use crate::harness::{DEADLINE, Outcome, Probe};
+use crate::harness::probe::{self, Question};
+use crate::harness::{DEADLINE, Probe};
 
 /// A question of a pod's, and whether it must be answered.
 pub type Case<'a> = (&'a Pod, Probe, bool);
@@ -40,27 +41,9 @@ pub fn soon(cases: &[Case<'_>]) -> Result<Duration> {
 }
 
 fn wrong(cases: &[Case<'_>]) -> Vec<String> {
-    thread::scope(|scope| {
-        let running: Vec<_> = cases
-            .iter()
-            .map(|(pod, probe, open)| {
-                scope.spawn(move || match probe.send(&pod.ns, *open) {
-                    Ok(Outcome::Answered) if *open => None,
-                    Ok(Outcome::Silent) if !*open => None,
-                    other => Some(format!(
-                        "{} to {probe}: expected {}, got {other:?}",
-                        pod.name(),
-                        if *open { "an answer" } else { "silence" }
-                    )),
-                })
-            })
-            .collect();
-        running
-            .into_iter()
-            .filter_map(|case| {
-                case.join()
-                    .unwrap_or_else(|_| Some("a probe panicked".to_owned()))
-            })
-            .collect()
-    })
+    let questions: Vec<Question<'_>> = cases
+        .iter()
+        .map(|(pod, probe, open)| (pod.name(), &pod.ns, *probe, *open))
+        .collect();
+    probe::wrong(&questions)
 }

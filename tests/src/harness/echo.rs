@@ -24,6 +24,7 @@ pub struct Echo {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
     listener: Option<TcpListener>,
+    port: u16,
 }
 
 impl Echo {
@@ -36,6 +37,7 @@ impl Echo {
             stop: Arc::default(),
             received: Arc::default(),
             listener: Some(listener.try_clone()?),
+            port: address.port(),
         };
         let (stop, received) = (Arc::clone(&echo.stop), Arc::clone(&echo.received));
         thread::spawn(move || {
@@ -65,6 +67,7 @@ impl Echo {
             stop: Arc::default(),
             received: Arc::default(),
             listener: None,
+            port: address.port(),
         };
         let (stop, received) = (Arc::clone(&echo.stop), Arc::clone(&echo.received));
         thread::spawn(move || {
@@ -80,6 +83,11 @@ impl Echo {
             }
         });
         Ok(echo)
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Datagrams (UDP) or reads (TCP) that arrived so far.
@@ -122,7 +130,7 @@ fn answer(mut stream: TcpStream, received: &AtomicU64) {
 }
 
 /// TCP and UDP servers on every one of `ports` of `address`.
-pub(super) fn serve(
+pub(crate) fn serve(
     ns: &NetNs,
     servers: &mut Vec<Echo>,
     address: IpAddr,

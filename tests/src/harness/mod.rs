@@ -10,7 +10,7 @@
 
 mod agent;
 mod cni;
-mod echo;
+pub(crate) mod echo;
 mod folder;
 pub mod gate;
 mod load;
@@ -18,8 +18,8 @@ mod manifests;
 mod metrics;
 mod netns;
 pub mod objects;
-mod pod;
-mod probe;
+pub(crate) mod pod;
+pub(crate) mod probe;
 pub mod prometheus;
 pub mod raw;
 mod traffic;

@@ -8,13 +8,19 @@ use serde_json::{Value, json};
 use super::echo::serve;
 use super::{Echo, NODE, NetNs, objects};
 
+/// What rules can select a pod by, wherever it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traits {
+    labels: Vec<(String, String)>,
+    ports: Vec<Value>,
+}
+
 /// A pod as a test describes it.
 #[derive(Clone, Debug)]
 pub struct PodSpec {
     namespace: String,
     name: String,
-    labels: Vec<(String, String)>,
-    ports: Vec<Value>,
+    traits: Traits,
 }
 
 /// A pod: a namespace, two addresses, a manifest.
@@ -33,30 +39,56 @@ pub struct Pod {
     servers: Vec<Echo>,
 }
 
+impl Traits {
+    /// Sets a label, also one that is there.
+    pub(crate) fn label(&mut self, key: &str, value: &str) {
+        self.labels.retain(|(have, _)| have != key);
+        self.labels.push((key.to_owned(), value.to_owned()));
+    }
+
+    /// Adds a named container port.
+    pub(crate) fn port(&mut self, name: &str, number: u16, protocol: &str) {
+        self.ports
+            .push(json!({ "name": name, "containerPort": number, "protocol": protocol }));
+    }
+
+    /// `metadata.labels`.
+    pub(crate) fn labels(&self) -> Value {
+        let labels: Vec<(&str, &str)> = self
+            .labels
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        objects::map(&labels)
+    }
+
+    /// `ports` of its container.
+    pub(crate) fn ports(&self) -> &[Value] {
+        &self.ports
+    }
+}
+
 impl PodSpec {
     /// A pod without labels and declared ports.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            labels: Vec::new(),
-            ports: Vec::new(),
+            traits: Traits::default(),
         }
     }
 
     /// With a label.
     #[must_use]
     pub fn label(mut self, key: &str, value: &str) -> Self {
-        self.labels.retain(|(have, _)| have != key);
-        self.labels.push((key.to_owned(), value.to_owned()));
+        self.traits.label(key, value);
         self
     }
 
     /// With a named container port.
     #[must_use]
     pub fn port(mut self, name: &str, number: u16, protocol: &str) -> Self {
-        self.ports
-            .push(json!({ "name": name, "containerPort": number, "protocol": protocol }));
+        self.traits.port(name, number, protocol);
         self
     }
 }
@@ -108,12 +140,6 @@ impl Pod {
 
     /// Its manifest: running on [`NODE`], in its namespace.
     pub fn manifest(&self) -> Value {
-        let labels: Vec<(&str, &str)> = self
-            .spec
-            .labels
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()))
-            .collect();
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -122,12 +148,12 @@ impl Pod {
                 "name": self.spec.name,
                 "uid": format!("00000000-0000-4000-8000-0000000000{:02x}", self.number),
                 "creationTimestamp": "2026-01-01T00:00:00Z",
-                "labels": objects::map(&labels),
+                "labels": self.spec.traits.labels(),
                 "annotations": { "egress-agent.dev/netns": self.ns.name() },
             },
             "spec": {
                 "nodeName": NODE,
-                "containers": [{ "name": "main", "image": "none", "ports": self.spec.ports }],
+                "containers": [{ "name": "main", "image": "none", "ports": self.spec.traits.ports() }],
             },
             "status": {
                 "phase": "Running",

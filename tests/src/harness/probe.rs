@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -87,6 +88,35 @@ impl fmt::Display for Probe {
             Self::Ping(to) => write!(f, "{to} ping"),
         }
     }
+}
+
+/// A question, who asks it from where, and whether it must be answered.
+pub(crate) type Question<'a> = (&'a str, &'a NetNs, Probe, bool);
+
+/// Sends every probe at once; a sentence for each whose outcome is wrong.
+pub(crate) fn wrong(questions: &[Question<'_>]) -> Vec<String> {
+    thread::scope(|scope| {
+        let running: Vec<_> = questions
+            .iter()
+            .map(|(who, ns, probe, open)| {
+                scope.spawn(move || match probe.send(ns, *open) {
+                    Ok(Outcome::Answered) if *open => None,
+                    Ok(Outcome::Silent) if !*open => None,
+                    other => Some(format!(
+                        "{who} to {probe}: expected {}, got {other:?}",
+                        if *open { "an answer" } else { "silence" }
+                    )),
+                })
+            })
+            .collect();
+        running
+            .into_iter()
+            .filter_map(|case| {
+                case.join()
+                    .unwrap_or_else(|_| Some("a probe panicked".to_owned()))
+            })
+            .collect()
+    })
 }
 
 fn tcp(to: SocketAddr, patience: Duration) -> Result<Outcome> {

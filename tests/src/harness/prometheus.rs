@@ -1,21 +1,23 @@
-//! A real Prometheus that reads the agent of a world.
+//! A real Prometheus that reads agents.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::{NODE, NetNs, until};
+use super::{NetNs, until};
 
-/// Where it serves; every world has a loopback of its own.
+/// Where it serves; every namespace has a loopback of its own.
 const HTTP: &str = "127.0.0.1:9090";
 
-/// The name of the job that reads the agent.
+/// The name of the job that reads the agents.
 pub const JOB: &str = "egress-agent";
 
-/// Reads the agent twice a second, and evaluates rules as often. Dropping it kills it.
+/// Reads every agent twice a second, and evaluates rules as often. Dropping it kills it.
 #[derive(Debug)]
 pub struct Prometheus {
     child: Child,
@@ -23,25 +25,35 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it in `ns`, with a folder of its own for its data, and waits until it is ready.
+    /// Starts it in `ns`, with a folder of its own for its data, and waits until it has read all
+    /// of `agents`: their addresses, and what their nodes are called.
     ///
     /// `prometheus` and `promtool` must be on the path (Debian's package `prometheus`).
-    pub fn start(ns: &NetNs, folder: &Path, rules: &Path) -> Result<Self> {
+    pub fn start(
+        ns: &NetNs,
+        folder: &Path,
+        rules: &Path,
+        agents: &[(SocketAddr, &str)],
+    ) -> Result<Self> {
         let folder = folder.join("prometheus");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let configuration = folder.join("prometheus.yaml");
         // As the chart's monitors have it: the agent's own labels stay, and targets know their node.
-        let text = format!(
+        let mut text = format!(
             "global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}\n\
              rule_files: [{}]\n\
              scrape_configs:\n\
              - job_name: {JOB}\n\
              \x20 honor_labels: true\n\
-             \x20 static_configs:\n\
-             \x20 - targets: ['127.0.0.1:9810']\n\
-             \x20   labels: {{node: {NODE}}}\n",
+             \x20 static_configs:\n",
             rules.display()
         );
+        for (address, node) in agents {
+            writeln!(
+                text,
+                "  - {{targets: ['{address}'], labels: {{node: {node}}}}}"
+            )?;
+        }
         fs::write(&configuration, text)
             .with_context(|| format!("writing {}", configuration.display()))?;
         let log = File::create(folder.join("prometheus.log"))?;
@@ -62,13 +74,13 @@ impl Prometheus {
                 .context("starting prometheus (Debian's package `prometheus`)")
         })?;
         let mut prometheus = Self { child, folder };
-        until("prometheus has read the agent", || {
+        until("prometheus has read the agents", || {
             if let Some(status) = prometheus.child.try_wait()? {
                 bail!("prometheus ended: {status}\n{}", prometheus.log());
             }
             Ok(prometheus
                 .query(ns, &format!("up{{job=\"{JOB}\"}} == 1"))
-                .is_ok_and(|samples| !samples.is_empty()))
+                .is_ok_and(|samples| samples.len() == agents.len()))
         })?;
         Ok(prometheus)
     }

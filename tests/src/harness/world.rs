@@ -14,16 +14,16 @@ use std::path::Path;
 use std::process;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::echo::serve;
 use super::folder::{Folder, PREFIX, sweep};
+use super::probe::{Question, wrong};
 use super::{
-    Agent, Echo, Inbound, Manifests, Metrics, NetNs, Outcome, Pod, PodSpec, Probe, Wire, ip_batch,
-    objects, until,
+    Agent, Echo, Inbound, Manifests, Metrics, NetNs, Pod, PodSpec, Probe, Wire, ip_batch, objects,
+    until,
 };
 
 /// The name of the node, as the pods' `spec.nodeName` says it.
@@ -351,29 +351,13 @@ impl World {
     /// As [`World::expect`], without asking `check`: for states that the files alone do
     /// not tell.
     pub fn expect_traffic(&self, cases: &[(&Pod, Probe, bool)]) -> Result<()> {
-        let wrong: Vec<String> = thread::scope(|scope| {
-            let running: Vec<_> = cases
-                .iter()
-                .map(|(pod, probe, open)| {
-                    scope.spawn(move || match probe.send(&pod.ns, *open) {
-                        Ok(Outcome::Answered) if *open => None,
-                        Ok(Outcome::Silent) if !*open => None,
-                        other => Some(format!(
-                            "{} to {probe}: expected {}, got {other:?}",
-                            pod.reference(),
-                            if *open { "an answer" } else { "silence" }
-                        )),
-                    })
-                })
-                .collect();
-            running
-                .into_iter()
-                .filter_map(|case| {
-                    case.join()
-                        .unwrap_or_else(|_| Some("a probe panicked".to_owned()))
-                })
-                .collect()
-        });
+        let names: Vec<String> = cases.iter().map(|(pod, ..)| pod.reference()).collect();
+        let questions: Vec<Question<'_>> = cases
+            .iter()
+            .zip(&names)
+            .map(|((pod, probe, open), name)| (name.as_str(), &pod.ns, *probe, *open))
+            .collect();
+        let wrong = wrong(&questions);
         if wrong.is_empty() {
             Ok(())
         } else {

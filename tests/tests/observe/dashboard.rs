@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::harness::objects::egress;
 use egress_tests::harness::prometheus::{JOB, Prometheus};
-use egress_tests::harness::{OUTSIDE, PodSpec, World, fence_rule, on_world, until};
+use egress_tests::harness::{NODE, OUTSIDE, PodSpec, World, fence_rule, on_world, until};
 use egress_tests::packet::{self, ethertype, proto};
 use serde_json::{Value, json};
 
@@ -144,7 +144,12 @@ fn promtool_gets_an_answer_from_prometheus_to_every_query() {
         world.start_agent()?;
         let folder = tempfile::tempdir()?;
         let rules = crate::file("deploy/chart/files/rules.yaml");
-        let prometheus = Prometheus::start(&world.host, folder.path(), &rules)?;
+        let prometheus = Prometheus::start(
+            &world.host,
+            folder.path(),
+            &rules,
+            &[("127.0.0.1:9810".parse()?, NODE)],
+        )?;
         // From here on Prometheus sees everything begin, which rates and quantiles need.
         let pod = world.pod(PodSpec::new("x", "a"))?;
         let policy = egress("x", "p", &json!([fence_rule()]));

@@ -1,7 +1,10 @@
 //! The machine with etcd and the control plane. It is also the switch between the nodes, and
 //! the world outside the cluster.
 
-use anyhow::Result;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use serde_json::json;
 
 use super::addresses::{API_PORT, CONTROL, Dual, OUTSIDE, PODS, SERVICES, node, pods_of};
 use super::machine::init::{address, forward_packets, ip};
@@ -10,6 +13,25 @@ use super::state::Cluster;
 
 /// The bridge that nodes are plugged into.
 pub(super) const BRIDGE: &str = "nodes";
+
+const AUDIT_POLICY: &str = "/etc/kubernetes/audit.json";
+
+/// What the API server's programs read: of every request of a DaemonSet's or another workload's
+/// the audit log has a line. What Kubernetes' own programs ask would be most of it.
+pub(super) fn configure() -> Result<()> {
+    let policy = json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "None", "userGroups": ["system:serviceaccounts:kube-system"] },
+            { "level": "Metadata", "userGroups": ["system:serviceaccounts"] },
+            { "level": "None" },
+        ],
+    });
+    fs::create_dir_all("/etc/kubernetes").context("creating /etc/kubernetes")?;
+    fs::write(AUDIT_POLICY, policy.to_string()).with_context(|| format!("writing {AUDIT_POLICY}"))
+}
 
 /// With the route to every node's pods, as a cloud's router has them.
 pub(super) fn network(cluster: &Cluster) -> Result<()> {
@@ -62,7 +84,8 @@ pub(super) fn programs() -> Vec<Program> {
                  --kubelet-client-certificate={SHARED}/admin.crt --kubelet-client-key={SHARED}/admin.key \
                  --kubelet-preferred-address-types=InternalIP \
                  --service-account-key-file={SHARED}/serviceaccounts.pub \
-                 --service-account-signing-key-file={SHARED}/serviceaccounts.key"
+                 --service-account-signing-key-file={SHARED}/serviceaccounts.key \
+                 --audit-policy-file={AUDIT_POLICY} --audit-log-path=/var/log/audit.log"
             ),
         ),
         always(

@@ -49,10 +49,8 @@ pub(super) fn configure(cluster: &Cluster, index: u8) -> Result<()> {
             &format!("/opt/cni/bin/{plugin}"),
         )?;
     }
-    // Once: it is on the node's disk, and others may have changed it since.
-    if !Path::new(NETWORK_CONFIG).exists() {
-        write(NETWORK_CONFIG, &pretty(&cni(cluster.cni, index))?)?;
-    }
+    // At every boot, as the daemons of most CNIs do, and before anything can repair it.
+    write(NETWORK_CONFIG, &pretty(&cni(cluster.cni, index))?)?;
     write(CONTAINERD_CONFIG, &containerd(&runc))?;
     write(KUBELET_CONFIG, &pretty(&kubelet(cluster, index))?)?;
     // What pods with the node's resolver get: nothing is out there to ask.

@@ -233,11 +233,6 @@ impl Suite {
         cargo
     }
 
-    /// Whether it starts a cluster for its tests.
-    pub(super) fn is_in_a_cluster(&self) -> bool {
-        self.needs == Needs::Cluster
-    }
-
     /// Why its ignored tests stay ignored, if they do.
     fn obstacle<'a>(&self, machine: &'a Machine) -> Option<&'a str> {
         match self.needs {

@@ -32,6 +32,7 @@ pub(in super::super) fn run(cluster: &Cluster, name: &str) -> Result<Infallible>
     ip("link set lo up")?;
     let programs = if name == CONTROL {
         control::network(cluster)?;
+        control::configure()?;
         forward::start()?;
         control::programs()
     } else {
