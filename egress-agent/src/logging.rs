@@ -26,13 +26,17 @@ pub enum Error {
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// kube-rs logs each failed attempt as an error without saying which or why; the sources say both,
+/// once. Who names this very target in the level gets it all the same.
+const MUTED: &str = "kube_client::client::builder=off";
+
 /// Starts the log of this process.
 ///
 /// `level` is `error`, `warn`, `info`, `debug` or `trace`, or such levels by module:
 /// `info,egress_agent::datapath=debug`.
 pub fn init(format: Format, level: &str) -> Result<(), Error> {
     let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(level)?)
+        .with_env_filter(EnvFilter::try_new(format!("{MUTED},{level}"))?)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     match format {

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use egress_tests::harness::objects::{egress, port, service, to_blocks};
-use egress_tests::harness::{NODE, PodSpec, World, on_world, until};
+use egress_tests::harness::{NODE, PodSpec, World, binary, on_world, until};
 use serde_json::{Value, json};
 
 /// What `status` prints.
@@ -189,11 +189,65 @@ fn what_is_nearly_full_missing_or_unreadable_is_told() {
             "85% full (55 of 64)",
             "85% of the prefixes that fit (55 of 64, --max-prefixes)",
             "Pod x/gone metadata.annotations[egress-agent.dev/netns]",
-            "not-there does not exist",
+            "not-there does not exist: the pod is not enforced",
             "Pod x/host it is on the host network, where policies do not hold: x/p would isolate it",
         ] {
             ensure!(words.contains(part), "{part}: {text}");
         }
+        Ok(())
+    });
+}
+
+/// What `script` records of a command on a terminal; it says how the command ended.
+fn on_a_terminal(world: &World, environment: &[(&str, &str)]) -> Result<String> {
+    let socket = world.agent.socket();
+    let line = format!(
+        "{} status --socket {}",
+        binary()?.display(),
+        socket.display()
+    );
+    let output = world.host.run(|| {
+        let mut script = Command::new("script");
+        script
+            .args(["-qec", &line, "/dev/null"])
+            .env_remove("NO_COLOR");
+        Ok(script.envs(environment.iter().copied()).output()?)
+    })?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{text}");
+    Ok(text)
+}
+
+/// Escape codes go to a terminal only, and not there where `NO_COLOR` is set; the text is the same,
+/// and no line is wider than 100 columns.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn colour_is_for_terminals() {
+    on_world(|world| {
+        world.namespace("x", &[])?;
+        let _web = world.pod(PodSpec::new("x", "web"))?;
+        world
+            .manifests
+            .put("policy.json", &egress("x", "p", &json!([])))?;
+        world.start_agent()?;
+        let piped = status(world, &[])?;
+        let plain = on_a_terminal(world, &[("NO_COLOR", "1")])?.replace('\r', "");
+        let coloured = on_a_terminal(world, &[])?.replace('\r', "");
+        ensure!(
+            !piped.contains('\u{1b}') && !plain.contains('\u{1b}'),
+            "{plain}"
+        );
+        ensure!(coloured.contains("\u{1b}[32mready\u{1b}[0m"), "{coloured}");
+        ensure!(plain == piped, "{plain}\n{piped}");
+        let mut bare = coloured;
+        for code in ["\u{1b}[0m", "\u{1b}[1m", "\u{1b}[32m"] {
+            bare = bare.replace(code, "");
+        }
+        ensure!(bare == piped, "{bare}\n{piped}");
+        ensure!(
+            piped.lines().all(|line| line.chars().count() <= 100),
+            "{piped}"
+        );
         Ok(())
     });
 }

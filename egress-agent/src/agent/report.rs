@@ -1,6 +1,6 @@
 //! What the agent publishes of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use egress_common::abi::{ENDPOINT_ISOLATED, Endpoint, RULESET_DENY};
@@ -236,6 +236,11 @@ impl Agent {
                 .iter()
                 .map(|refusal| enforcement(String::new(), refusal.to_string())),
         );
+        let unenforced: BTreeSet<&str> = pods
+            .iter()
+            .filter(|pod| matches!(pod.state, PodState::Waiting | PodState::NotFound))
+            .map(|pod| pod.name.as_str())
+            .collect();
         for (pod, found) in &self.found {
             let object = format!("Pod {pod}");
             let known = self.local(pod);
@@ -244,11 +249,16 @@ impl Agent {
             if let Some(problem) = &found.problem
                 && (annotated || known.is_some_and(|pod| self.is_lost(pod)))
             {
+                let follows = if unenforced.contains(&display(&pod.name).as_str()) {
+                    ": the pod is not enforced"
+                } else {
+                    ""
+                };
                 let field =
                     annotated.then(|| "metadata.annotations[egress-agent.dev/netns]".to_owned());
                 problems.push(Problem {
                     field,
-                    ..enforcement(object.clone(), problem.clone())
+                    ..enforcement(object.clone(), problem.clone() + follows)
                 });
             }
             if known.is_none() && found.place.is_some() {

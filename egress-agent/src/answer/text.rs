@@ -220,10 +220,11 @@ fn of_sender(out: &mut String, sender: &Sender, colour: Colour) {
         wrapped(out, &start, &of_selected(policy));
     }
     if hidden > 0 {
-        line(
-            out,
-            &format!("  {hidden} other policies of the namespace do not select it"),
-        );
+        let others = match hidden {
+            1 => "1 other policy of the namespace does".to_owned(),
+            more => format!("{more} other policies of the namespace do"),
+        };
+        line(out, &format!("  {others} not select it"));
     } else if policies.is_empty() {
         line(out, "  its namespace has no policy");
     }
@@ -263,6 +264,11 @@ fn of_destination(out: &mut String, destination: &Destination, colour: Colour) {
         policies,
         service,
     } = destination;
+    // The address of a Service is nobody's: neither a pod's nor a node's.
+    let owner = match service {
+        Some(service) => format!("Service {}", service.name),
+        None => owner.clone(),
+    };
     section(
         out,
         &format!(

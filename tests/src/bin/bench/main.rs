@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "a bench is what it prints")]
 
 mod driver;
+mod flood;
 mod kernel;
 mod measure;
 mod memory;
@@ -23,11 +24,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::report::Report;
 
-const USAGE: &str = "usage: bench [--rounds N] [--only TEXT] [--compare FILE]
+const USAGE: &str = "usage: bench [--flood] [--rounds N] [--only TEXT] [--compare FILE]
 
   --rounds N      how often each path is measured, between measurements of the
                   empty program; the medians are reported (default 21)
   --only TEXT     only the paths whose id has this in it, as `established-v4`
+  --flood         instead: what other pods notice of one that sends as much as a
+                  processor can and may send none of it; through real interfaces
   --compare FILE  the JSON of an earlier run: adds its multiples to the table
 
 Needs root: it loads BPF programs, in namespaces of its own.";
@@ -35,6 +38,7 @@ Needs root: it loads BPF programs, in namespaces of its own.";
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
+    flood: bool,
     rounds: u32,
     only: String,
     compare: Option<PathBuf>,
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
 
 fn options(arguments: &[String]) -> Result<Options> {
     let mut options = Options {
+        flood: false,
         rounds: 21,
         only: String::new(),
         compare: None,
@@ -68,6 +73,7 @@ fn options(arguments: &[String]) -> Result<Options> {
                 .with_context(|| format!("{argument} needs a value\n\n{USAGE}"))
         };
         match argument.as_str() {
+            "--flood" => options.flood = true,
             "--rounds" => {
                 let text = value()?;
                 options.rounds = text
@@ -89,6 +95,9 @@ fn bench(options: &Options) -> Result<()> {
         bail!(
             "the bench loads BPF programs and makes namespaces, which needs root: run it as root"
         );
+    }
+    if options.flood {
+        return flood::measure(options.rounds);
     }
     // Before anything is measured: a file that cannot be read should not cost two minutes.
     let before = options
@@ -127,6 +136,7 @@ mod tests {
         assert_eq!(
             parse("--compare a.json --rounds 5 --only drop").unwrap(),
             Options {
+                flood: false,
                 rounds: 5,
                 only: "drop".to_owned(),
                 compare: Some("a.json".into())
