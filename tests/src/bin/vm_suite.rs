@@ -16,10 +16,11 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
-use egress_tests::harness::objects::deny_all;
+use egress_tests::harness::objects::{egress, to_blocks};
 use egress_tests::harness::{Pod, PodSpec, World};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
+use serde_json::json;
 
 /// What `cargo xtask vm` puts on the kernel's command line.
 const MARK: &str = "egress.vm";
@@ -87,7 +88,11 @@ fn facts() -> Result<()> {
     let mut world = World::new()?;
     world.namespace("x", &[])?;
     let pod = world.pod(PodSpec::new("x", "a"))?;
-    world.manifests.put("deny.json", &deny_all("x"))?;
+    // A prefix, so that there is a trie to fill.
+    let rule = to_blocks(&["203.0.113.0/24"], &json!([]));
+    world
+        .manifests
+        .put("p.json", &egress("x", "p", &json!([rule])))?;
     world.agent.launch(
         &world.host,
         &["--log-level", "info,egress_agent::datapath=debug"],
@@ -99,6 +104,7 @@ fn facts() -> Result<()> {
         .and_then(|()| {
             println!("@vm fact attached {}", technique(&world, &pod)?);
             println!("@vm fact coarse-clock {}", coarse_clock(&world)?);
+            println!("@vm fact batches {}", batches(&world));
             instructions()
         });
     facts.with_context(|| {
@@ -141,6 +147,15 @@ fn coarse_clock(world: &World) -> Result<&'static str> {
         Ok("no")
     } else {
         bail!("the agent's log does not say which clock it uses");
+    }
+}
+
+/// A kernel that takes a trie's entries one by one refuses them together, and the agent says so.
+fn batches(world: &World) -> &'static str {
+    if world.agent.log().contains("batch refused") {
+        "no"
+    } else {
+        "yes"
     }
 }
 

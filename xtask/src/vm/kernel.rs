@@ -12,6 +12,8 @@ pub(crate) struct Kernel {
     pub(super) attached: &'static str,
     /// Whether there is `bpf_ktime_get_coarse_ns`, which came with 5.11.
     pub(super) coarse_clock: bool,
+    /// Whether tries take many entries in one call, which came with 5.16.
+    pub(super) batches: bool,
     /// Tests that cannot pass there, and why.
     pub(super) without: &'static [(&'static str, &'static str)],
 }
@@ -25,6 +27,7 @@ pub(crate) const KERNELS: [Kernel; 4] = [
         suite: "bullseye",
         attached: "clsact",
         coarse_clock: false,
+        batches: false,
         without: &[MEASUREMENT],
     },
     Kernel {
@@ -32,6 +35,7 @@ pub(crate) const KERNELS: [Kernel; 4] = [
         suite: "bookworm",
         attached: "clsact",
         coarse_clock: true,
+        batches: true,
         without: &[MEASUREMENT],
     },
     Kernel {
@@ -39,6 +43,7 @@ pub(crate) const KERNELS: [Kernel; 4] = [
         suite: "trixie",
         attached: "tcx",
         coarse_clock: true,
+        batches: true,
         without: &[MEASUREMENT],
     },
     Kernel {
@@ -46,6 +51,7 @@ pub(crate) const KERNELS: [Kernel; 4] = [
         suite: "sid",
         attached: "tcx",
         coarse_clock: true,
+        batches: true,
         without: &[MEASUREMENT],
     },
 ];

@@ -110,6 +110,7 @@ impl Report {
             self.release.clone().unwrap_or("-".to_owned()),
             fact("attached"),
             fact("coarse-clock"),
+            fact("batches"),
         ];
         columns.extend(COUNTED.map(fact));
         columns.push(self.total.counts());
@@ -134,11 +135,14 @@ impl Report {
         let Kernel {
             attached,
             coarse_clock,
+            batches,
             ..
         } = self.kernel;
+        let yes = |has: bool| if has { "yes" } else { "no" };
         let wanted = [
             ("attached", attached),
-            ("coarse-clock", if coarse_clock { "yes" } else { "no" }),
+            ("coarse-clock", yes(coarse_clock)),
+            ("batches", yes(batches)),
         ];
         for (fact, wanted) in wanted {
             let found = self.facts.get(fact).map_or("nothing", String::as_str);
@@ -187,6 +191,7 @@ pub(super) fn table(rows: &[Row]) -> String {
         "release",
         "attached",
         "coarse clock",
+        "batches",
         "from_pod",
         "to_pod",
         "tests",
@@ -226,7 +231,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_mins(1);
 
     const GOOD: &str = "Booting from ROM..\x1bc@vm kernel 5.10.0\n@vm fact attached clsact\n\
-        @vm fact coarse-clock no\n@vm fact from_pod n/a\n@vm fact to_pod 2000\n@vm begin /bin/kernel\n\
+        @vm fact coarse-clock no\n@vm fact batches no\n@vm fact from_pod n/a\n@vm fact to_pod 2000\n@vm begin /bin/kernel\n\
         test a ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\n@vm end /bin/kernel ok\n@vm done\n";
 
     fn read(text: &str, end: End) -> (Tally, Row) {
@@ -243,10 +248,10 @@ mod tests {
     fn a_machine_that_did_everything_passes() {
         let (tally, row) = read(GOOD, End::Off);
         assert_eq!(tally.failures, Vec::<String>::new());
-        // The machine, two features, two programs, one test.
-        assert_eq!((tally.passed, tally.failed), (6, 0));
-        let expected = ["5.10", "5.10.0", "clsact", "no", "n/a", "2000"];
-        assert_eq!(row.columns.get(..6), Some(&expected.map(String::from)[..]));
+        // The machine, three features, two programs, one test.
+        assert_eq!((tally.passed, tally.failed), (7, 0));
+        let expected = ["5.10", "5.10.0", "clsact", "no", "no", "n/a", "2000"];
+        assert_eq!(row.columns.get(..7), Some(&expected.map(String::from)[..]));
     }
 
     #[test]
@@ -270,6 +275,7 @@ mod tests {
         for (good, bad) in [
             ("attached clsact", "attached tcx"),
             ("coarse-clock no", "coarse-clock yes"),
+            ("batches no", "batches yes"),
             ("to_pod 2000", "to_pod 500001"),
             ("@vm done", "@vm failed loading module veth"),
             ("1 passed; 0 failed", "0 passed; 1 failed"),

@@ -157,6 +157,7 @@ mod tests {
         suite: "old",
         attached: "clsact",
         coarse_clock: false,
+        batches: false,
         without: &[("b", "reason")],
     };
 
