@@ -26,7 +26,8 @@ pub(crate) struct ParityArgs {
     /// Where the random numbers start; a failing case names its own
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Handed to the program as they are
+    /// Handed to the program as they are: `--kernel` sends packets to the programs too, `--command` asks
+    /// the binary
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
