@@ -131,6 +131,7 @@ mod tests {
     fn a_mapped_network_of_96_bits_or_more_is_ipv4_s33_s94() {
         assert_eq!(net("::ffff:10.0.0.0/104"), "10.0.0.0/8");
         assert_eq!(net("::ffff:010.1.2.3/128"), "10.1.2.3/32");
+        assert_eq!(net("::ffff:10.01.002.3/128"), "10.1.2.3/32");
         assert_eq!(net("::ffff:0:0/96"), "0.0.0.0/0");
     }
 

@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use egress_common::abi::{ENDPOINT_ISOLATED, RULESET_DENY};
+use egress_common::decide::decide;
 use egress_common::event::Reason;
 use egress_common::hook::{self, Scratch};
 
 use crate::frames::{
     ACK, Frame, ICMP, ICMPV6, SCTP, SYN, TCP, UDP, icmp, icmp_of, ip, sctp, tcp, udp,
 };
-use crate::world::{HOOK, OTHER4, OTHER6, PAIRS, PEER4, PEER6, POD4, POD6, World, pod};
+use crate::world::{HOOK, OTHER4, OTHER6, PAIRS, PEER4, PEER6, POD4, POD6, World, address, pod};
 
 #[test]
 fn a_hook_without_an_endpoint_passes_everything() {
@@ -19,6 +20,17 @@ fn a_hook_without_an_endpoint_passes_everything() {
     let outcome = hook::from_pod(&world, HOOK + 1, &frame.as_bytes(), &mut scratch);
     assert_eq!(outcome.reason, Reason::NoEndpoint);
     assert!(outcome.endpoint.is_none());
+}
+
+/// A hook does not get this far; `explain` asks the decision itself.
+#[test]
+fn the_decision_on_a_pod_that_no_policy_isolates_looks_nothing_up() {
+    // S1
+    let world = World::open();
+    for (_, peer) in PAIRS {
+        let reason = decide(&world, &world.endpoint, &address(peer), TCP, 80);
+        assert_eq!(reason, Reason::NotIsolated);
+    }
 }
 
 #[test]

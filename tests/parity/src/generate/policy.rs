@@ -102,7 +102,10 @@ fn subject(draw: &mut Draw) -> Option<Value> {
 fn policy_types(draw: &mut Draw) -> Option<Value> {
     match draw.weighted(&[50, 12, 12, 5, 8, 5, 3, 2, 3]) {
         0 => Some(json!(["Egress"])),
-        1 => Some(json!(["Ingress", "Egress"])),
+        1 => Some(
+            draw.pick(&[json!(["Ingress", "Egress"]), json!(["Egress", "Ingress"])])
+                .clone(),
+        ),
         2 => {
             draw.shows(&[3]);
             None
