@@ -38,8 +38,9 @@ fn the_verifier_takes_a_fraction_of_its_budget() {
                 continue;
             };
             println!("{program}: {instructions} instructions verified (coarse clock: {coarse})");
-            // Of a million; older kernels need more for the same program.
-            assert!(instructions < 300_000, "{program}: {instructions}");
+            // Of a million, and 6.1 needs twice what a newer kernel does for the same program. `cargo
+            // xtask vm` holds the same.
+            assert!(instructions <= 500_000, "{program}: {instructions}");
         }
     }
 }

@@ -12,8 +12,8 @@ pub(super) struct Tests {
     sample: &'static [&'static str],
 }
 
-/// Every hook, family and protocol at least once; what differs between kernels more often:
-/// attaching, adopting, letting go, parsing, the map types.
+/// What differs between kernels: attaching, adopting, letting go, parsing, the map types. That policies
+/// mean what they should is the programs' own affair, and parity asks it all at once.
 pub(super) const PROGRAMS: [Tests; 12] = [
     Tests {
         package: "egress-agent",
@@ -31,11 +31,7 @@ pub(super) const PROGRAMS: [Tests; 12] = [
         sample: &[
             "an_empty_egress_list_isolates_the_pods_of_its_namespace_only",
             "port_entries_say_protocol_number_and_range",
-            "blocks_match_what_their_prefix_covers",
-            "selectors_choose_pods_by_label_and_namespace",
-            "echo_needs_a_rule_without_ports",
             "sctp_is_judged_by_port_and_other_protocols_by_rules_without_ports",
-            "neighbour_discovery_passes_on_the_link_only",
             "a_cluster_address_is_judged_by_its_endpoints",
         ],
     },
@@ -45,7 +41,6 @@ pub(super) const PROGRAMS: [Tests; 12] = [
         sample: &[
             "an_isolated_pod_answers_whoever_asks",
             "isolating_a_pod_does_not_cut_what_others_opened_to_it",
-            "a_datagram_from_port_53_is_no_reply",
             "icmp_errors_pass_only_about_what_was_received",
         ],
     },
@@ -54,11 +49,9 @@ pub(super) const PROGRAMS: [Tests; 12] = [
         target: "lifecycle",
         sample: &[
             "editing_a_policy_cuts_and_re_admits_what_is_open",
-            "isolating_a_pod_cuts_what_it_had_opened",
             "a_killed_agent_neither_leaks_nor_cuts",
             "a_restarted_agent_adopts_and_catches_up",
             "cleanup_removes_everything_and_not_under_a_running_agent",
-            "a_namespace_that_appears_vanishes_or_is_replaced_is_followed",
         ],
     },
     Tests {
@@ -69,7 +62,6 @@ pub(super) const PROGRAMS: [Tests; 12] = [
             "fragments_follow_their_first_one",
             "extension_headers_are_walked",
             "stacked_vlan_tags_carry_nothing_past_the_hook",
-            "spoofed_sources_do_not_pass",
         ],
     },
     Tests {
