@@ -205,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn only_the_empty_set_is_nothing() {
+        assert!(PortSet::nothing().is_nothing());
+        assert!(!PortSet::Everything.is_nothing());
+        let mut one = PortSet::nothing();
+        one.insert(Protocol::Udp, 0, 0);
+        assert!(!one.is_nothing());
+    }
+
+    #[test]
     fn sets_that_say_the_same_are_equal() {
         let a = set(&[
             (Protocol::Tcp, 80, 90),
