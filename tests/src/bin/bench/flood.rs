@@ -70,7 +70,9 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
     );
     let policy = egress("flood", "some", &json!([allowed, fence_rule()]));
     world.manifests.put("policy.json", &policy)?;
-    world.start_agent()?;
+    if let Err(error) = world.start_agent() {
+        return Err(error.context(world.agent.log_tail()));
+    }
 
     let ends = Ends::V4(noisy.v4, outside);
     let frames: Vec<Vec<u8>> = (0..BATCH)
