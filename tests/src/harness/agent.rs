@@ -135,6 +135,11 @@ impl Agent {
         self.child.is_some()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("the agent does not run")?.id())
+    }
+
     /// SIGKILL, and waits for the end.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("the agent does not run")?;

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what a packet costs, as a multiple of a program that does nothing.
+//! `cargo xtask bench`: what a packet costs, as a multiple of a program that does nothing; what pods
+//! notice of it ([`node`]); what the agent itself costs ([`control`]).
 //!
 //! Programs, tables and plans are the agent's own, opened by `egress_agent::datapath` over objects
 //! that are made in memory. Packets go through `BPF_PROG_TEST_RUN`; nothing is attached anywhere.
@@ -7,11 +8,14 @@
 
 #![expect(clippy::print_stdout, reason = "a bench is what it prints")]
 
+mod chart;
+mod control;
 mod driver;
 mod flood;
 mod kernel;
 mod measure;
 mod memory;
+mod node;
 mod paths;
 mod report;
 mod rig;
@@ -24,11 +28,14 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::report::Report;
 
-const USAGE: &str = "usage: bench [--flood] [--rounds N] [--only TEXT] [--compare FILE]
+const USAGE: &str = "usage: bench [--flood] [--rounds N] [--only TEXT] [--except TEXT]... [--compare FILE]
 
   --rounds N      how often each path is measured, between measurements of the
                   empty program; the medians are reported (default 21)
-  --only TEXT     only the paths whose id has this in it, as `established-v4`
+  --only TEXT     only what has this in its id, as `established-v4`, `node`
+                  (throughput through a pod's interface) or `control` (the
+                  agent itself)
+  --except TEXT   nothing that has this in its id, as `1m`; may be repeated
   --flood         instead: what other pods notice of one that sends as much as a
                   processor can and may send none of it; through real interfaces
   --compare FILE  the JSON of an earlier run: adds its multiples to the table
@@ -41,6 +48,7 @@ struct Options {
     flood: bool,
     rounds: u32,
     only: String,
+    except: Vec<String>,
     compare: Option<PathBuf>,
 }
 
@@ -64,6 +72,7 @@ fn options(arguments: &[String]) -> Result<Options> {
         flood: false,
         rounds: 21,
         only: String::new(),
+        except: Vec::new(),
         compare: None,
     };
     let mut rest = arguments.iter();
@@ -83,6 +92,7 @@ fn options(arguments: &[String]) -> Result<Options> {
                     .with_context(|| format!("--rounds {text}: not a number above 0"))?;
             }
             "--only" => value()?.clone_into(&mut options.only),
+            "--except" => options.except.push(value()?.clone()),
             "--compare" => options.compare = Some(value()?.into()),
             other => bail!("{other:?} is not known\n\n{USAGE}"),
         }
@@ -106,13 +116,20 @@ fn bench(options: &Options) -> Result<()> {
         .map(report::read)
         .transpose()?
         .unwrap_or_default();
-    kernel::enter_own_namespaces()?;
-    let cpu = kernel::stay_on_this_cpu()?;
-    let mut report = Report::new(cpu, options.rounds, &options.only);
-    paths::measure_all(&mut report)?;
+    let mut report = Report::new(options.rounds, &options.only, &options.except);
+    // These have namespaces of their own, and more than one thread.
+    node::measure(&mut report)?;
+    control::measure(&mut report)?;
+    if paths::are_wanted(&report) {
+        kernel::enter_own_namespaces()?;
+        report.stays_on(kernel::stay_on_this_cpu()?);
+        paths::measure_all(&mut report)?;
+    }
     println!("{}", report.text(&before));
     let written = report.write()?;
-    println!("\nwritten to {}", written.display());
+    for file in written {
+        println!("written to {}", file.display());
+    }
     Ok(())
 }
 
@@ -134,11 +151,12 @@ mod tests {
     #[test]
     fn options_are_read() {
         assert_eq!(
-            parse("--compare a.json --rounds 5 --only drop").unwrap(),
+            parse("--compare a.json --rounds 5 --only drop --except v6").unwrap(),
             Options {
                 flood: false,
                 rounds: 5,
                 only: "drop".to_owned(),
+                except: vec!["v6".to_owned()],
                 compare: Some("a.json".into())
             }
         );

@@ -40,7 +40,8 @@ pub(crate) fn wait_for_frees() {
     thread::sleep(Duration::from_secs(3));
 }
 
-fn field(text: &str, name: &str) -> Option<u64> {
+/// The number behind a name in a file of the kernel's.
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
 }

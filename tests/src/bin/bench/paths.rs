@@ -26,6 +26,11 @@ const MANY_PORTS: u16 = 5_000;
 const MANY_FLOWS: u32 = 400_000;
 const LARGE: &[(&str, u32)] = &[("FLOWS", 3 * 98_304)];
 
+/// Whether any path is asked for.
+pub(crate) fn are_wanted(report: &Report) -> bool {
+    !["node", "control"].iter().any(|id| report.is_only(id))
+}
+
 /// Measures everything.
 pub(crate) fn measure_all(report: &mut Report) -> Result<()> {
     let nets = [networks(Family::V4, MANY)?, networks(Family::V6, MANY)?];

@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
+use super::chart::{self, Bar};
 use super::measure::{Cost, Packets, Path};
+use super::scene::Family;
 
 /// What the columns are.
 const NOTES: &str = "
@@ -23,11 +25,15 @@ const SCHEMA: u32 = 1;
 
 /// What is known so far.
 pub(crate) struct Report {
-    cpu: usize,
+    /// Where the packets were measured.
+    cpu: Option<usize>,
     rounds: u32,
     only: String,
+    except: Vec<String>,
     rows: Vec<(Path, Cost)>,
     facts: Vec<Fact>,
+    /// What was left out, and why.
+    notes: Vec<String>,
 }
 
 /// Something else that was measured.
@@ -37,40 +43,76 @@ pub(crate) struct Fact {
     name: String,
     values: Vec<f64>,
     unit: &'static str,
+    /// As a multiple of the same without enforcement, in the same rounds.
+    ratio: Option<f64>,
 }
 
 impl Fact {
-    /// Times of the stages of something.
-    pub(crate) fn milliseconds(id: &str, name: &str, times: &[Duration]) -> Self {
+    fn new(id: &str, name: &str, values: Vec<f64>, unit: &'static str) -> Self {
         Self {
             id: id.to_owned(),
             name: name.to_owned(),
-            values: times.iter().map(|time| time.as_secs_f64() * 1e3).collect(),
-            unit: "ms",
+            values,
+            unit,
+            ratio: None,
         }
+    }
+
+    /// Something that was also measured without enforcement.
+    pub(crate) fn compared(id: &str, name: &str, figure: (f64, &'static str), ratio: f64) -> Self {
+        Self {
+            ratio: Some(ratio),
+            ..Self::new(id, name, vec![figure.0], figure.1)
+        }
+    }
+
+    /// A size.
+    pub(crate) fn mebibytes(id: &str, name: &str, bytes: u64) -> Self {
+        let kibibytes = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
+        Self::new(id, name, vec![f64::from(kibibytes) / 1024.0], "MiB")
+    }
+
+    /// Times of the stages of something.
+    pub(crate) fn milliseconds(id: &str, name: &str, times: &[Duration]) -> Self {
+        let values = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+        Self::new(id, name, values, "ms")
     }
 
     /// What each of many takes.
     pub(crate) fn bytes_each(id: &str, name: &str, bytes: u64, count: u32) -> Self {
         let kibibytes = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
-        Self {
-            id: id.to_owned(),
-            name: name.to_owned(),
-            values: vec![f64::from(kibibytes) * 1024.0 / f64::from(count)],
-            unit: "bytes",
-        }
+        let each = f64::from(kibibytes) * 1024.0 / f64::from(count);
+        Self::new(id, name, vec![each], "bytes")
     }
 }
 
 impl Report {
-    pub(crate) fn new(cpu: usize, rounds: u32, only: &str) -> Self {
+    pub(crate) fn new(rounds: u32, only: &str, except: &[String]) -> Self {
         Self {
-            cpu,
+            cpu: None,
             rounds,
             only: only.to_owned(),
+            except: except.to_vec(),
             rows: Vec::new(),
             facts: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    /// Packets are measured on this processor.
+    pub(crate) const fn stays_on(&mut self, cpu: usize) {
+        self.cpu = Some(cpu);
+    }
+
+    /// Whether only things whose ids begin so are asked for.
+    pub(crate) fn is_only(&self, start: &str) -> bool {
+        self.only.starts_with(start)
+    }
+
+    /// Says what was left out.
+    pub(crate) fn note(&mut self, what: &str) {
+        progress(what);
+        self.notes.push(what.to_owned());
     }
 
     pub(crate) const fn rounds(&self) -> u32 {
@@ -79,7 +121,7 @@ impl Report {
 
     /// Whether a path is asked for.
     pub(crate) fn wants(&self, id: &str) -> bool {
-        id.contains(&self.only)
+        id.contains(&self.only) && !self.except.iter().any(|part| id.contains(part))
     }
 
     pub(crate) fn add(&mut self, path: Path, cost: Cost) {
@@ -95,14 +137,35 @@ impl Report {
     /// The table. `before` are the multiples of an earlier run by path.
     pub(crate) fn text(&self, before: &BTreeMap<String, f64>) -> String {
         let earlier = if before.is_empty() { "" } else { "before ×" };
-        let mut lines = vec![
+        let mut lines = vec![format!(
+            "\n{}, Linux {}{}",
+            processor(),
+            rustix::system::uname().release().to_string_lossy(),
+            self.cpu.map_or_else(String::new, |cpu| {
+                format!(", packets on CPU {cpu}, {} rounds", self.rounds)
+            }),
+        )];
+        if !self.rows.is_empty() {
+            lines.extend(self.packets(before, earlier));
+        }
+        lines.extend(self.facts.iter().map(|fact| {
+            let earlier = before
+                .get(&fact.id)
+                .map(|value| format!("  (before {value:.1})"));
             format!(
-                "\n{}, Linux {}, CPU {}, {} rounds",
-                processor(),
-                rustix::system::uname().release().to_string_lossy(),
-                self.cpu,
-                self.rounds
-            ),
+                "{:<54} {}{}",
+                fact.name,
+                fact.shown(),
+                earlier.unwrap_or_default()
+            )
+        }));
+        lines.extend(self.notes.iter().cloned());
+        lines.push(NOTES.to_owned());
+        lines.join("\n")
+    }
+
+    fn packets(&self, before: &BTreeMap<String, f64>, earlier: &str) -> Vec<String> {
+        let mut lines = vec![
             row([
                 "a packet",
                 "ns",
@@ -134,13 +197,7 @@ impl Report {
             ])
         }));
         lines.push(String::new());
-        lines.extend(
-            self.facts
-                .iter()
-                .map(|fact| format!("{:<54} {}", fact.name, fact.shown())),
-        );
-        lines.push(NOTES.to_owned());
-        lines.join("\n")
+        lines
     }
 
     /// Mean over the paths of the empty program's cost, in nanoseconds.
@@ -149,24 +206,46 @@ impl Report {
         sum / f64::from(u32::try_from(self.rows.len()).unwrap_or(u32::MAX))
     }
 
-    /// Writes `bench/latest.json` below cargo's target folder.
-    pub(crate) fn write(&self) -> Result<PathBuf> {
+    /// Writes `bench/latest.json` below cargo's target folder, and where packets were measured a chart
+    /// beside it.
+    pub(crate) fn write(&self) -> Result<Vec<PathBuf>> {
         let program = std::env::current_exe()?;
         let target = program
             .parent()
             .and_then(FilePath::parent)
             .context("the bench is not in a target folder")?;
         let folder = target.join("bench");
-        let file = folder.join("latest.json");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let text = serde_json::to_string_pretty(&self.json())?;
-        fs::write(&file, text + "\n").with_context(|| format!("writing {}", file.display()))?;
+        let mut files = vec![("latest.json", text + "\n")];
+        if !self.rows.is_empty() {
+            files.push(("latest.svg", chart::draw(&self.bars(), &processor())));
+        }
         // The bench is root, but the folder may be somebody's, who must be able to remove it.
         let owner = fs::metadata(target)?;
-        for path in [&folder, &file] {
-            chown(path, Some(owner.uid()), Some(owner.gid()))?;
+        chown(&folder, Some(owner.uid()), Some(owner.gid()))?;
+        let mut written = Vec::new();
+        for (name, text) in files {
+            let file = folder.join(name);
+            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+            chown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            written.push(file);
         }
-        Ok(file)
+        Ok(written)
+    }
+
+    /// The paths of IPv4, with what the peer was measured at where it was.
+    fn bars(&self) -> Vec<Bar> {
+        let rows = self
+            .rows
+            .iter()
+            .filter(|(path, _)| path.family == Family::V4);
+        rows.map(|(path, cost)| Bar {
+            name: path.name.trim_end_matches(", IPv4").to_owned(),
+            ratio: cost.ratio,
+            peer: path.peer.into_iter().flatten().reduce(f64::min),
+        })
+        .collect()
     }
 
     fn json(&self) -> Value {
@@ -192,7 +271,10 @@ impl Report {
         let facts: Vec<Value> = self
             .facts
             .iter()
-            .map(|fact| json!({"id": fact.id, "name": fact.name, "values": fact.values, "unit": fact.unit}))
+            .map(|fact| {
+                json!({"id": fact.id, "name": fact.name, "values": fact.values, "unit": fact.unit,
+                    "ratio": fact.ratio})
+            })
             .collect();
         json!({
             "schema": SCHEMA,
@@ -202,6 +284,7 @@ impl Report {
             "rounds": self.rounds,
             "paths": rows,
             "facts": facts,
+            "notes": self.notes,
         })
     }
 }
@@ -211,13 +294,22 @@ impl Fact {
         let values: Vec<String> = self
             .values
             .iter()
-            .map(|value| format!("{value:.0}"))
+            .map(|value| match value {
+                value if *value < 100.0 => format!("{value:.1}"),
+                value => format!("{value:.0}"),
+            })
             .collect();
-        format!("{} {}", values.join(" + "), self.unit)
+        let ratio = self.ratio.map(|ratio| format!("  ({ratio:.2} of none)"));
+        format!(
+            "{} {}{}",
+            values.join(" + "),
+            self.unit,
+            ratio.unwrap_or_default()
+        )
     }
 }
 
-/// The multiples of an earlier run, by path.
+/// The multiples of an earlier run by path, and its other figures.
 pub(crate) fn read(file: &FilePath) -> Result<BTreeMap<String, f64>> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     parse(&text).with_context(|| format!("{} is no JSON of this bench", file.display()))
@@ -225,19 +317,22 @@ pub(crate) fn read(file: &FilePath) -> Result<BTreeMap<String, f64>> {
 
 fn parse(text: &str) -> Result<BTreeMap<String, f64>> {
     let value: Value = serde_json::from_str(text)?;
-    let paths = value.get("paths").and_then(Value::as_array);
-    paths
-        .context("no paths")?
-        .iter()
-        .map(|path| {
-            let id = path.get("id").and_then(Value::as_str);
-            let ratio = path.get("ratio").and_then(Value::as_f64);
-            Ok((
-                id.context("a path without an id")?.to_owned(),
-                ratio.context("a path without a ratio")?,
-            ))
-        })
-        .collect()
+    let list = |name: &str| value.get(name).and_then(Value::as_array);
+    let id = |of: &Value| -> Result<String> {
+        let id = of.get("id").and_then(Value::as_str);
+        Ok(id.context("something without an id")?.to_owned())
+    };
+    let mut known = BTreeMap::new();
+    for path in list("paths").context("no paths")? {
+        let ratio = path.get("ratio").and_then(Value::as_f64);
+        known.insert(id(path)?, ratio.context("a path without a ratio")?);
+    }
+    for fact in list("facts").context("no facts")? {
+        if let Some(figure) = fact.pointer("/values/0").and_then(Value::as_f64) {
+            known.insert(id(fact)?, figure);
+        }
+    }
+    Ok(known)
 }
 
 /// A line of the table, in at most 100 columns.
@@ -282,7 +377,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let mut report = Report::new(0, 3, "");
+        let mut report = Report::new(3, "", &[]);
         report.rows.push((
             Path {
                 id: "1m-all-v6".to_owned(),
