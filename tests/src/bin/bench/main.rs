@@ -28,7 +28,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::report::Report;
 
-const USAGE: &str = "usage: bench [--flood] [--rounds N] [--only TEXT] [--except TEXT]... [--compare FILE]
+const USAGE: &str =
+    "usage: bench [--flood] [--rounds N] [--only TEXT] [--except TEXT]... [--compare FILE]
 
   --rounds N      how often each path is measured, between measurements of the
                   empty program; the medians are reported (default 21)
