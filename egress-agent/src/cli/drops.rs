@@ -3,8 +3,10 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::{Output, SocketArgs, client_runtime, complain};
-use crate::drops::{self, To};
+use crate::drops::{self, DropRecord, To};
 use crate::serve::client::Client;
 use crate::serve::{Line, Wanted};
 use crate::terminal::Colour;
@@ -15,6 +17,9 @@ Examples:
   egress-agent drops
   egress-agent drops -f --pod shop/web
   egress-agent drops -f -n shop --reason no-rule -o json";
+
+/// Of a line of JSON. Other programs read it: fields are added, never renamed or given another meaning.
+const SCHEMA: &str = "egress-agent.dev/drop/v1";
 
 /// Shows dropped packets with the policies behind them: the last 1,024, and with -f also those
 /// to come.
@@ -77,7 +82,7 @@ impl Args {
                     Line::Drop(record) => {
                         let line = match output {
                             Output::Text => drops::render(&record, colour),
-                            Output::Json => serde_json::to_string(&record)?,
+                            Output::Json => json(&record)?,
                         };
                         writeln!(stdout, "{line}")?;
                         stdout.flush()?;
@@ -88,5 +93,38 @@ impl Args {
             anyhow::Ok(())
         })?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A record as a line that says what it is.
+fn json(record: &DropRecord) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Json<'a> {
+        schema: &'static str,
+        #[serde(flatten)]
+        record: &'a DropRecord,
+    }
+    serde_json::to_string(&Json {
+        schema: SCHEMA,
+        record,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_the_record_and_the_schemas_name() {
+        let line = r#"{"time":"2026-11-21T06:00:00Z","namespace":"a","pod":"web","podUid":"","workload":"Pod/web","source":"10.0.0.9","destination":"10.1.2.3","port":443,"sourcePort":40000,"tcpFlags":["SYN"],"interface":"veth7","protocol":"tcp","protocolNumber":6,"family":"4","reason":"no-rule","isolatedBy":[],"count":1}"#;
+        let record: DropRecord = serde_json::from_str(line).unwrap();
+        let mut told: Value = serde_json::from_str(&json(&record).unwrap()).unwrap();
+        let schema = told.as_object_mut().unwrap().remove("schema");
+        assert_eq!(schema, Some(Value::from(SCHEMA)));
+        assert_eq!(told, serde_json::from_str::<Value>(line).unwrap());
     }
 }
