@@ -14,7 +14,11 @@ const PORT: u16 = 8080;
 #[test]
 #[ignore = "needs a cluster"]
 fn helm_installs_everything_and_takes_everything_away() -> Result<()> {
-    comes_and_goes(install::by_helm, install::helm_uninstall)
+    let come = |cluster: &Cluster| {
+        install::by_helm(cluster)?;
+        install::helm_test(cluster)
+    };
+    comes_and_goes(come, install::helm_uninstall)
 }
 
 #[test]

@@ -55,6 +55,8 @@ enum Subcommand {
         /// A docker-archive, as `cargo xtask image` writes it
         archive: PathBuf,
     },
+    /// Measure an agent in a new cluster, as docs/performance.md says
+    Bench,
     /// End a node, everything on it with it, and start it again
     Restart {
         /// As `status` names it
@@ -115,6 +117,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
                 node::import(cluster.machine(&state::node_name(index))?, archive)?;
             }
         }
+        Subcommand::Bench => testbed::bench(workspace)?,
         Subcommand::Restart { node } => {
             let _lock = lock(&folder)?;
             let mut cluster = running(&folder)?;

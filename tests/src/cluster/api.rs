@@ -65,8 +65,17 @@ impl Api {
         serde_json::to_value(applied).context("an object as JSON")
     }
 
-    /// Applies many objects of one kind and namespace, a few at a time.
+    /// Applies many objects, some at a time.
     pub fn apply_all(&self, objects: &[Value]) -> Result<()> {
+        self.apply_all_to(objects, None)
+    }
+
+    /// Applies what many objects say of their status.
+    pub fn apply_statuses(&self, objects: &[Value]) -> Result<()> {
+        self.apply_all_to(objects, Some("status"))
+    }
+
+    fn apply_all_to(&self, objects: &[Value], part: Option<&'static str>) -> Result<()> {
         let patch = PatchParams::apply(MANAGER).force();
         for some in objects.chunks(AT_ONCE) {
             let requests: Vec<_> = some
@@ -75,7 +84,11 @@ impl Api {
                     let (api, name) = self.of(object)?;
                     let (patch, object) = (patch.clone(), object.clone());
                     Ok(self.runtime.spawn(async move {
-                        api.patch(&name, &patch, &Patch::Apply(&object)).await
+                        let object = Patch::Apply(&object);
+                        match part {
+                            Some(part) => api.patch_subresource(part, &name, &patch, &object).await,
+                            None => api.patch(&name, &patch, &object).await,
+                        }
                     }))
                 })
                 .collect::<Result<_>>()?;

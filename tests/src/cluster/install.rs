@@ -24,8 +24,13 @@ pub fn is_installed(cluster: &Cluster) -> Result<bool> {
     Ok(cluster.api.get(&daemonset())?.is_some())
 }
 
-/// `helm install --wait`, unless it is installed.
+/// `helm install` and waiting for it, unless it is installed.
 pub fn by_helm(cluster: &Cluster) -> Result<()> {
+    by_helm_with(cluster, &[])
+}
+
+/// The same with more arguments.
+pub fn by_helm_with(cluster: &Cluster, more: &[&str]) -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if is_installed(cluster)? {
         return Ok(());
@@ -39,19 +44,16 @@ pub fn by_helm(cluster: &Cluster) -> Result<()> {
         },
     }))?;
     let chart = chart();
+    let mut arguments = vec!["install", NAME, &chart, "--namespace", NAMESPACE];
+    arguments.extend(more);
+    cluster.run("helm", &arguments)?;
+    rolled_out(cluster)
+}
+
+/// `helm test`: asks the agent of one node whether everything it has seen is enforced.
+pub fn helm_test(cluster: &Cluster) -> Result<()> {
     cluster
-        .run(
-            "helm",
-            &[
-                "install",
-                NAME,
-                &chart,
-                "--namespace",
-                NAMESPACE,
-                "--wait",
-                "--timeout=120s",
-            ],
-        )
+        .run("helm", &["test", NAME, "--namespace", NAMESPACE])
         .map(drop)
         .map_err(|error| told_why(cluster, error))
 }

@@ -10,7 +10,9 @@ use anyhow::{Context as _, Result};
 
 use super::state::{Cni, Folder, node_name};
 use super::{Up, lock, node, up};
+use crate::build;
 use crate::image;
+use crate::process;
 use crate::workspace::Workspace;
 
 /// Besides whatever else runs here.
@@ -63,6 +65,19 @@ impl Testbed {
             .env("PATH", path);
         Ok(())
     }
+}
+
+/// Measures an agent, in a cluster for nothing else.
+pub(super) fn bench(workspace: &Workspace) -> Result<()> {
+    build::release(workspace)?;
+    let testbed = Testbed::start(workspace)?;
+    let mut cargo = workspace.cargo();
+    cargo
+        .args(["run", "--package", "egress-tests", "--features", "cluster"])
+        .args(["--bin", "cluster_bench"])
+        .env("EGRESS_AGENT_BIN", workspace.released("egress-agent"));
+    testbed.tell(&mut cargo)?;
+    process::run(&mut cargo)
 }
 
 /// The image that `EGRESS_AGENT_IMAGE` names, or one that is made now.
