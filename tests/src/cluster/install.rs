@@ -151,7 +151,11 @@ pub fn rolled_out(cluster: &Cluster) -> Result<()> {
         )
         .map(drop)
         // That goes by numbers that are older than the last pod's end.
-        .and_then(|()| until("every node has a ready agent", || is_everywhere(cluster)))
+        .and_then(|()| {
+            let wait = || until("every node has a ready agent", || is_everywhere(cluster));
+            // Controllers come back slowly when the API server was away.
+            wait().or_else(|_| wait()).or_else(|_| wait())
+        })
         .map_err(|error| told_why(cluster, error))
 }
 
