@@ -31,9 +31,13 @@ impl<'a> Namespace<'a> {
             "apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": { "namespace": namespace.name, "name": "default" },
         });
-        until("the namespace has a service account", || {
-            Ok(cluster.api.get(&account)?.is_some())
-        })?;
+        let wait = || {
+            until("the namespace has a service account", || {
+                Ok(cluster.api.get(&account)?.is_some())
+            })
+        };
+        // Controllers come back slowly when the API server was away.
+        wait().or_else(|_| wait()).or_else(|_| wait())?;
         Ok(namespace)
     }
 

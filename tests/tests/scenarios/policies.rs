@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::cluster::{PodSpec, Stage, resolve};
 use egress_tests::harness::objects::{deny_all, egress, policy, port, to_blocks};
-use egress_tests::harness::{Echo, Probe, TcpExchange, UdpExchange};
+use egress_tests::harness::{Echo, Probe, TcpExchange, UdpExchange, until};
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 
@@ -91,9 +91,15 @@ pub(crate) fn default_deny_leaves_cluster_dns_when_that_is_allowed(stage: &Stage
     let ns = stage.cluster.namespace("dns", &[])?;
     let [client, mut server] = ns.pods([PodSpec::new("client"), PodSpec::new("server")])?;
     server.serve(&[PORT])?;
+    let name = "kubernetes.default.svc.cluster.local";
+    for server in DNS {
+        let server = server.parse()?;
+        until("cluster DNS answers at all", || {
+            Ok(resolve(&client.ns, server, name)?.is_some())
+        })?;
+    }
     ns.apply(&deny_all(ns.name()))?;
     stage.soon(&[(&client, Probe::tcp(server.v4, PORT), false)])?;
-    let name = "kubernetes.default.svc.cluster.local";
     for server in DNS {
         let answer = resolve(&client.ns, server.parse()?, name)?;
         ensure!(
@@ -114,7 +120,7 @@ pub(crate) fn default_deny_leaves_cluster_dns_when_that_is_allowed(stage: &Stage
             "ports": [port(53, "UDP"), port(53, "TCP")],
         }]),
     ))?;
-    egress_tests::harness::until("cluster DNS answers", || {
+    until("cluster DNS answers", || {
         Ok(resolve(&client.ns, DNS[0].parse()?, name)?.is_some())
     })?;
     let answer = resolve(&client.ns, DNS[0].parse()?, name)?.context("it answered before")?;
