@@ -226,7 +226,7 @@ impl Tables {
     ) {
         if let Some(table) = self.opened.remove(&slot) {
             for (key, flow) in flows {
-                table.add_inbound(key, flow, seed);
+                table.add(key, flow, seed);
             }
         }
     }
