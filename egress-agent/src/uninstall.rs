@@ -192,10 +192,15 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let server = tokio::spawn(async move { axum::serve(listener, app).await });
         let mut watched = Watched::start(client(port), own());
-        for _ in events {
-            // Several events may be seen as one change.
-            let another = watched.seen.changed();
-            let _waited = tokio::time::timeout(Duration::from_millis(200), another).await;
+        if let Some((kind, last)) = events.last() {
+            let gone = *kind == "DELETED" || last.pointer("/metadata/deletionTimestamp").is_some();
+            let heard = watched
+                .seen
+                .wait_for(|seen| *seen != Seen::Unknown && matches!(seen, Seen::Gone(_)) == gone);
+            let _seen = tokio::time::timeout(Duration::from_mins(1), heard)
+                .await
+                .unwrap()
+                .unwrap();
         }
         let standing = watched.standing().await;
         server.abort();

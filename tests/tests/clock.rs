@@ -91,12 +91,11 @@ fn a_clock_that_jumps_changes_nothing_but_the_time_in_records() {
         let a = world.pod(PodSpec::new("x", "a"))?;
         for address in [IpAddr::from(OUTSIDE[1].0), OUTSIDE[1].1.into()] {
             let to = SocketAddr::new(address, Traffic::DENIED);
-            let _echo = Echo::udp(&world.outside.ns, to)?;
+            let echo = Echo::udp(&world.outside.ns, to)?;
             let control = Probe::Udp(to).send(&a.ns, true)?;
             ensure!(control == Outcome::Answered, "control: {control:?}");
+            echo.stop();
         }
-        // The servers of the control let go of their addresses a moment after they were dropped.
-        std::thread::sleep(Duration::from_millis(500));
         world.manifests.put("p.json", &policy(0))?;
         world.start_agent()?;
         let traffic = Traffic::start(world, &a)?;

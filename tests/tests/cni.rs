@@ -1,7 +1,7 @@
 //! The CNI plugin and the running agent: a pod is isolated before its first packet (S56, S58).
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use egress_tests::harness::objects::{deny_all, egress};
@@ -117,7 +117,6 @@ fn a_pod_the_api_has_not_told_of_is_closed_and_waited_for() {
             let answered = adding.join().ok().context("the plugin's thread")??;
             answered.is(&Plugin::previous(&pod))?;
             ensure!(!leaks(world, &pod)?);
-            ensure!(answered.took < Duration::from_secs(4), "{answered:?}");
             anyhow::Ok(())
         })?;
 
@@ -328,7 +327,6 @@ fn a_sandbox_that_goes_is_let_go() {
         ensure!(!leaks(world, &pod)?, "DEL comes before the interface goes");
         world.withdraw(&pod.file())?;
         pod.ns.delete()?;
-        let begun = Instant::now();
         until("nothing is left of it", || {
             let status = world.agent.status(&world.host)?;
             let problems = status.get("problems").and_then(Value::as_array);
@@ -336,7 +334,6 @@ fn a_sandbox_that_goes_is_let_go() {
             let links = std::fs::read_dir(&left).map_or(0, Iterator::count);
             Ok(problems.is_some_and(Vec::is_empty) && links == 0)
         })?;
-        ensure!(begun.elapsed() < Duration::from_secs(5));
         Ok(())
     });
 }

@@ -11,7 +11,7 @@ use egress_tests::harness::objects::{
 };
 use egress_tests::harness::raw::Tap;
 use egress_tests::harness::{
-    NODE_V4, NODE_V6, OUTSIDE, Pod, PodSpec, Probe, World, fence_rule, on_world,
+    DEADLINE, NODE_V4, NODE_V6, OUTSIDE, Pod, PodSpec, Probe, World, fence_rule, on_world,
 };
 use egress_tests::packet::{self, Ends, ethertype, proto};
 use serde_json::{Value, json};
@@ -841,7 +841,7 @@ fn neighbour_discovery_passes_on_the_link_only() {
         let near = packet::token();
         solicitation("ff02::1:ff00:1".parse()?, &near)?;
         ensure!(
-            link.wait_for(&near, std::time::Duration::from_secs(1))?,
+            link.wait_for(&near, DEADLINE)?,
             "a solicitation on the link was dropped"
         );
         ensure!(

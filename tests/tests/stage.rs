@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::ensure;
 use egress_tests::harness::raw::{EVERY, Tap, send_udp_segments};
 use egress_tests::harness::{
-    NODE_V4, NODE_V6, OUTSIDE, PodSpec, Probe, TcpExchange, UdpExchange, on_world,
+    DEADLINE, NODE_V4, NODE_V6, OUTSIDE, PodSpec, Probe, TcpExchange, UdpExchange, on_world,
 };
 use egress_tests::packet::{self, Ends, Ipv4, Ipv6, ethertype, proto};
 
@@ -174,7 +174,7 @@ fn a_tap_of_one_ethertype_sees_frames_that_nobody_routes() {
         let token = packet::token();
         let frame = wire.frame(ethertype::EXPERIMENTAL, &token);
         ensure!(!wire.gets_through(&[frame], &token)?);
-        ensure!(tap.wait_for(&token, std::time::Duration::from_secs(1))?);
+        ensure!(tap.wait_for(&token, DEADLINE)?);
         Ok(())
     });
 }
@@ -193,7 +193,7 @@ fn udp_segments_leave_the_pod_as_one_frame() {
             1000,
             &data,
         )?;
-        ensure!(tap.wait_for(&token, std::time::Duration::from_secs(1))?);
+        ensure!(tap.wait_for(&token, DEADLINE)?);
         ensure!(
             tap.longest() > 5000,
             "longest frame has {} bytes",

@@ -44,6 +44,9 @@ const PORT: u16 = 8080;
 /// Time between two pairs of datagrams.
 const PACE: Duration = Duration::from_micros(150);
 
+/// After which nothing is on its way any more: a node forwards a datagram at once, if it runs.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// Counts the datagrams that arrive, each by the number it carries.
 struct Arrivals {
     socket: UdpSocket,
@@ -53,7 +56,7 @@ impl Arrivals {
     fn new(ns: &NetNs, at: SocketAddr) -> Result<Self> {
         let socket = ns.run(|| Ok(UdpSocket::bind(at)?))?;
         set_socket_recv_buffer_size_force(&socket, 64 << 20)?;
-        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        socket.set_read_timeout(Some(SILENCE))?;
         Ok(Self { socket })
     }
 

@@ -17,7 +17,7 @@ use super::netns::NAMED;
 
 /// Look at least this often: paths outside of the watched folders, and what changes
 /// inside a pod's namespace, send no word. Half of the second within which a change must be followed.
-const TICK: Duration = Duration::from_millis(500);
+pub(super) const TICK: Duration = Duration::from_millis(500);
 
 /// From the first word of a change to the look. `ip netns add` makes the file first and
 /// mounts the namespace on it a few microseconds later, silently.
@@ -45,6 +45,8 @@ pub struct Changes {
     ways: Option<AsyncFd<OwnedFd>>,
     /// Where libcni keeps its results.
     cni_cache: Option<PathBuf>,
+    /// From one look to the next at the latest.
+    tick: Duration,
     looked: Instant,
     due: Option<Instant>,
 }
@@ -54,12 +56,17 @@ impl Changes {
     /// the links of the calling thread's network namespace. Must be called within a tokio
     /// runtime.
     pub fn new(cni_cache: Option<&Path>) -> io::Result<Self> {
+        Self::with_tick(cni_cache, TICK)
+    }
+
+    pub(super) fn with_tick(cni_cache: Option<&Path>, tick: Duration) -> io::Result<Self> {
         let names = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let changes = Self {
             names: Some(register(names)?),
             links: Some(listen(RTMGRP_LINK)?),
             ways: None,
             cni_cache: cni_cache.map(Path::to_owned),
+            tick,
             looked: Instant::now(),
             due: None,
         };
@@ -92,7 +99,7 @@ impl Changes {
                 () = readable(self.names.as_ref()) => {}
                 () = readable(self.links.as_ref()) => {}
                 () = readable(self.ways.as_ref()) => {}
-                () = sleep_until(self.looked + TICK - SETTLE) => {}
+                () = sleep_until(self.looked + self.tick - SETTLE) => {}
             }
             self.due = Some((Instant::now() + SETTLE).max(self.looked + GAP));
         }

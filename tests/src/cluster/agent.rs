@@ -3,13 +3,12 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Machine;
-use crate::harness::{Metrics, binary};
+use crate::harness::{DEADLINE, Metrics, binary};
 
 /// Where the chart has it.
 const SOCKET: &str = "/run/egress-agent/agent.sock";
@@ -39,7 +38,7 @@ impl Machine {
         self.network()?.run(|| {
             let mut stream =
                 TcpStream::connect(at).with_context(|| format!("connecting to {at}"))?;
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.set_read_timeout(Some(DEADLINE))?;
             write!(
                 stream,
                 "GET /metrics HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n"

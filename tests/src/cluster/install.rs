@@ -97,7 +97,7 @@ pub fn upgrade(cluster: &Cluster) -> Result<()> {
                 "--set=image.tag=next",
                 "--reuse-values",
                 "--wait",
-                "--timeout=120s",
+                "--timeout=300s",
             ],
         )
         .map(drop)
@@ -115,7 +115,7 @@ pub fn roll_back(cluster: &Cluster) -> Result<()> {
                 "--namespace",
                 NAMESPACE,
                 "--wait",
-                "--timeout=120s",
+                "--timeout=300s",
             ],
         )
         .map(drop)
@@ -146,7 +146,7 @@ pub fn rolled_out(cluster: &Cluster) -> Result<()> {
                 "rollout",
                 "status",
                 "daemonset/egress-agent",
-                "--timeout=120s",
+                "--timeout=300s",
             ],
         )
         .map(drop)

@@ -29,7 +29,7 @@ pub use machine::{Held, Machine};
 pub use namespace::Namespace;
 pub use pod::{Pod, PodSpec};
 pub use stage::Stage;
-pub use traffic::{Case, expect, soon};
+pub use traffic::{Case, soon};
 
 /// Image of a container that does nothing.
 pub const PAUSE: &str = "egress-agent.test/pause:1";

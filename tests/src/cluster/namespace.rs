@@ -31,13 +31,10 @@ impl<'a> Namespace<'a> {
             "apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": { "namespace": namespace.name, "name": "default" },
         });
-        let wait = || {
-            until("the namespace has a service account", || {
-                Ok(cluster.api.get(&account)?.is_some())
-            })
-        };
         // Controllers come back slowly when the API server was away.
-        wait().or_else(|_| wait()).or_else(|_| wait())?;
+        until("the namespace has a service account", || {
+            Ok(cluster.api.get(&account)?.is_some())
+        })?;
         Ok(namespace)
     }
 

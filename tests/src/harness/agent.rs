@@ -6,14 +6,13 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use egress_common::abi::ABI_VERSION;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Gate, Metrics, NODE, NetNs, until};
+use super::{DEADLINE, Gate, Metrics, NODE, NetNs, until};
 
 /// Where the agent serves HTTP; every world has a loopback of its own.
 const HTTP: &str = "127.0.0.1:9810";
@@ -403,7 +402,7 @@ fn answer(line: &str) -> Result<Answer> {
 
 /// GET over HTTP/1.0, so that the answer ends with the connection and is not chunked.
 fn http_get(ns: &NetNs, path: &str) -> Result<(u16, String)> {
-    let patience = Some(Duration::from_secs(5));
+    let patience = Some(DEADLINE);
     let mut stream =
         ns.run(|| TcpStream::connect(HTTP).context("connecting to the agent's HTTP address"))?;
     stream.set_read_timeout(patience)?;

@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -31,8 +30,6 @@ pub struct Answered {
     pub text: String,
     /// Standard error.
     pub complaint: String,
-    /// From the call to the exit.
-    pub took: Duration,
 }
 
 impl Plugin {
@@ -110,7 +107,6 @@ impl Plugin {
 
     /// Runs the plugin in `host` with this environment and standard input.
     pub fn raw(&self, host: &NetNs, environment: &[(&str, &str)], input: &str) -> Result<Answered> {
-        let begun = Instant::now();
         let mut child = host.run(|| {
             Command::new(&self.program)
                 .env_clear()
@@ -131,7 +127,6 @@ impl Plugin {
             succeeded: output.status.success(),
             text: String::from_utf8(output.stdout)?,
             complaint: String::from_utf8_lossy(&output.stderr).into_owned(),
-            took: begun.elapsed(),
         })
     }
 }

@@ -4,13 +4,14 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use super::NetNs;
+use super::netns::report;
 
 /// How long a server may go on after its [`Echo`] was dropped.
 const TICK: Duration = Duration::from_millis(100);
@@ -24,6 +25,8 @@ pub struct Echo {
     stop: Arc<AtomicBool>,
     received: Arc<AtomicU64>,
     listener: Option<TcpListener>,
+    /// Of datagrams.
+    reader: Option<JoinHandle<()>>,
     port: u16,
 }
 
@@ -37,6 +40,7 @@ impl Echo {
             stop: Arc::default(),
             received: Arc::default(),
             listener: Some(listener.try_clone()?),
+            reader: None,
             port: address.port(),
         };
         let (stop, received) = (Arc::clone(&echo.stop), Arc::clone(&echo.received));
@@ -63,14 +67,15 @@ impl Echo {
         socket.set_read_timeout(Some(TICK))?;
         // A reader that has to wait for a processor must not look like a cut.
         set_socket_recv_buffer_size_force(&socket, BUFFER)?;
-        let echo = Self {
+        let mut echo = Self {
             stop: Arc::default(),
             received: Arc::default(),
             listener: None,
+            reader: None,
             port: address.port(),
         };
         let (stop, received) = (Arc::clone(&echo.stop), Arc::clone(&echo.received));
-        thread::spawn(move || {
+        echo.reader = Some(thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
                 if let Ok((length, peer)) = socket.recv_from(&mut buffer) {
@@ -81,8 +86,16 @@ impl Echo {
                     }
                 }
             }
-        });
+        }));
         Ok(echo)
+    }
+
+    /// Stops it; then its address is free.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(Err(_)) = self.reader.take().map(JoinHandle::join) {
+            report("a server panicked");
+        }
     }
 
     /// The port it listens on.
@@ -102,7 +115,7 @@ impl Drop for Echo {
         if let Some(listener) = &self.listener {
             // Wakes the thread that waits in accept.
             if let Err(error) = rustix::net::shutdown(listener, rustix::net::Shutdown::Both) {
-                super::netns::report(&format!("stopping a server: {error}"));
+                report(&format!("stopping a server: {error}"));
             }
         }
     }

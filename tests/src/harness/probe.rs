@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::iter;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,9 +16,16 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto};
 use super::NetNs;
 use crate::packet;
 
-/// How long an answer that must come may take. Longer than one TCP retransmission, so
-/// that a single frame lost for another reason does not fail a test.
-const ANSWER: Duration = Duration::from_secs(3);
+/// How long an answer that must come may take: several retransmissions, so that neither a frame
+/// that was lost for another reason nor a machine that is elsewhere fails a test.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Between two tries of what nobody retransmits, as a resolver has it.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long an open connection may take to go on after a cut. TCP doubles its retransmission timer
+/// with each try, so that it goes on after another time as long as the cut at the latest.
+const RESUMED: Duration = Duration::from_mins(1);
 
 /// How long a probe that must stay silent is listened for: 100 times what an answer
 /// takes between namespaces.
@@ -140,13 +149,22 @@ fn tcp(to: SocketAddr, patience: Duration) -> Result<Outcome> {
 fn udp(to: SocketAddr, patience: Duration) -> Result<Outcome> {
     let socket = UdpSocket::bind(any_address(to))?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(patience))?;
     let mut answer = [0; 16];
-    match socket.send(b"ping").and_then(|_| socket.recv(&mut answer)) {
-        Ok(_) => Ok(Outcome::Answered),
-        Err(error) if quiet(error.kind()) => Ok(Outcome::Silent),
-        Err(error) => Ok(Outcome::Failed(error.to_string())),
+    for patience in tries(patience) {
+        socket.set_read_timeout(Some(patience))?;
+        match socket.send(b"ping").and_then(|_| socket.recv(&mut answer)) {
+            Ok(_) => return Ok(Outcome::Answered),
+            Err(error) if quiet(error.kind()) => {}
+            Err(error) => return Ok(Outcome::Failed(error.to_string())),
+        }
     }
+    Ok(Outcome::Silent)
+}
+
+/// How long each try may take.
+fn tries(patience: Duration) -> impl Iterator<Item = Duration> {
+    let more = patience.saturating_sub(AGAIN).as_secs() / AGAIN.as_secs();
+    iter::once(patience.min(AGAIN)).chain((0..more).map(|_| AGAIN))
 }
 
 fn ping(to: IpAddr, patience: Duration) -> Result<Outcome> {
@@ -159,29 +177,39 @@ fn ping(to: IpAddr, patience: Duration) -> Result<Outcome> {
     set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_millis(20)))?;
     let token = packet::token();
     let request = packet::icmp_echo_request(to.is_ipv6(), 1, 1, &token);
-    rustix::net::sendto(
-        &socket,
-        &request,
-        SendFlags::empty(),
-        &SocketAddr::new(to, 0),
-    )?;
+    for patience in tries(patience) {
+        rustix::net::sendto(
+            &socket,
+            &request,
+            SendFlags::empty(),
+            &SocketAddr::new(to, 0),
+        )?;
+        if is_answered(&socket, to, &token, patience) {
+            return Ok(Outcome::Answered);
+        }
+    }
+    Ok(Outcome::Silent)
+}
+
+/// Whether the echo of what carries `token` comes.
+fn is_answered(socket: &OwnedFd, to: IpAddr, token: &[u8], patience: Duration) -> bool {
     let start = Instant::now();
     while start.elapsed() < patience {
         let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
         let Ok(((received, _), _, from)) =
-            rustix::net::recvfrom(&socket, &mut buffer, RecvFlags::empty())
+            rustix::net::recvfrom(socket, &mut buffer, RecvFlags::empty())
         else {
             continue;
         };
         // Our own request comes back from our own address only when it is delivered
         // locally; the type tells it from the answer.
-        let answer = packet::is_echo_reply(to.is_ipv6(), received) && contains(received, &token);
+        let answer = packet::is_echo_reply(to.is_ipv6(), received) && contains(received, token);
         let from = from.and_then(|any| SocketAddr::try_from(any).ok());
         if answer && from.is_some_and(|from| from.ip() == to) {
-            return Ok(Outcome::Answered);
+            return true;
         }
     }
-    Ok(Outcome::Silent)
+    false
 }
 
 /// Whether `needle` occurs in `hay`.
@@ -290,8 +318,7 @@ impl TcpExchange {
     /// Sends four bytes and waits for them to come back. Bytes that were held up while
     /// the connection was cut come first and are read over.
     pub fn alive(&mut self) -> Result<bool> {
-        // TCP's own retransmission timer, doubled with each try, sets the pace after a cut.
-        self.ask(Duration::from_secs(8))
+        self.ask(RESUMED)
     }
 
     /// Sends four bytes and sees that they do not come back.

@@ -20,8 +20,10 @@ use rustix::net::{
     AddressFamily, MMsgHdr, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
     SocketType, sendmmsg,
 };
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::NetNs;
+use super::netns::report;
 use super::probe::contains;
 
 /// Every ethertype (`ETH_P_ALL`).
@@ -29,6 +31,30 @@ pub const EVERY: u16 = 3;
 
 /// Room for the frames of one test: a few thousand of ordinary size.
 const BUFFER: usize = 8 << 20;
+
+/// Keeps the calling thread on the processor that it is on: frames that are sent there are handled
+/// in the order in which they were sent (`netif_rx` queues them per processor).
+#[derive(Debug)]
+pub struct InOrder(CpuSet);
+
+impl InOrder {
+    /// Until it is dropped.
+    pub fn begin() -> Result<Self> {
+        let before = sched_getaffinity(None).context("asking for the thread's processors")?;
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu());
+        sched_setaffinity(None, &here).context("staying on one processor")?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for InOrder {
+    fn drop(&mut self) {
+        if let Err(error) = sched_setaffinity(None, &self.0) {
+            report(&format!("leaving a processor: {error}"));
+        }
+    }
+}
 
 /// Sends whole Ethernet frames out of an interface.
 pub struct Sender {

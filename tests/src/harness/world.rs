@@ -131,6 +131,7 @@ impl World {
             ("net/ipv4/icmp_ratelimit", "0"),
             ("net/ipv6/icmp/ratelimit", "0"),
         ])?;
+        // Neighbours that need not be asked for: no frame waits, so that none overtakes another.
         ip_batch(
             host.name(),
             &format!(
@@ -138,7 +139,9 @@ impl World {
                  peer name eth0 mtu 9000 address 02:00:00:00:ff:02 netns {out}\n\
                  link set out0 up\n\
                  addr add {NODE_V4}/24 dev out0\n\
-                 addr add {NODE_V6}/64 dev out0 nodad\n",
+                 addr add {NODE_V6}/64 dev out0 nodad\n\
+                 neigh add 172.30.0.2 lladdr 02:00:00:00:ff:02 dev out0\n\
+                 neigh add fd00:30::2 lladdr 02:00:00:00:ff:02 dev out0\n",
                 out = outside.name(),
             ),
         )?;

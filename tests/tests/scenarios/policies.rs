@@ -200,8 +200,8 @@ pub(crate) fn an_edit_cuts_and_readmits_what_is_open(stage: &Stage) -> Result<()
     ))?;
     stage.soon(&[(&client, Probe::tcp(server.v4, PORT), false)])?;
     if stage.is_enforced() {
-        ensure!(udp.cut()?, "{udp:?} after the policy");
-        ensure!(tcp.cut()?, "{tcp:?} after the policy");
+        until("the datagrams are cut", || udp.cut())?;
+        until("the connection is cut", || tcp.cut())?;
     }
     ensure!(inbound.alive()?, "{inbound:?} after the policy");
     ns.delete(&policy(ns.name(), "deny", &json!({})))?;

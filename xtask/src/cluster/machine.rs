@@ -27,7 +27,7 @@ pub(super) use mounts::SHARED;
 pub(super) use supervise::{Program, Restart};
 
 /// How long the kernel may take to end all of a machine's processes.
-const END: Duration = Duration::from_secs(30);
+const END: Duration = Duration::from_mins(1);
 
 /// A process by what no later process with its number has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl Machine {
             .stderr(log);
         let child = command.spawn().context("starting setsid unshare")?;
         let pid = i32::try_from(child.id()).context("a process id")?;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + END;
         loop {
             if let (Some(keeper), Some(init)) = (Process::of(pid), first_child(pid)) {
                 return Ok(Self {

@@ -102,7 +102,7 @@ fn start(name: &str, folder: &Folder, programs: &Programs, up: &Up) -> Result<Cl
                 "wait",
                 "--for=condition=Available",
                 "deployment/coredns",
-                "--timeout=60s",
+                "--timeout=180s",
             ])
             .map(drop)
     })?;
@@ -187,7 +187,7 @@ fn wait_for_node(cluster: &Cluster, name: &str) -> Result<()> {
                 "wait",
                 "--for=condition=Ready",
                 &format!("node/{name}"),
-                "--timeout=20s",
+                "--timeout=180s",
             ])
             .map(drop)
     })

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -16,9 +17,8 @@ use super::{Done, Error, Installation};
 /// From the first word of a change to the look: writers that write in place are done by then.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Between repairs, for somebody who undoes each of them; doubles up to [`LONGEST_PAUSE`].
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// Between repairs, for somebody who undoes each of them: from the first to the last, doubled each time.
+const PAUSES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(1);
 
 /// A folder that is not there or cannot be watched is looked at this often.
 const WITHOUT_WATCH: Duration = Duration::from_secs(10);
@@ -33,13 +33,17 @@ pub struct Keeper {
 impl Keeper {
     /// Establishes it now, and keeps it on a thread of its own.
     pub fn start(installation: Installation) -> io::Result<Self> {
+        Self::paced(installation, PAUSES)
+    }
+
+    fn paced(installation: Installation, pauses: RangeInclusive<Duration>) -> io::Result<Self> {
         let keeper = Self {
             installation: Arc::new(Mutex::new(Some(installation))),
         };
         let kept = keeper.clone();
         thread::Builder::new()
             .name("cni-conf".to_owned())
-            .spawn(move || kept.keep())?;
+            .spawn(move || kept.keep(&pauses))?;
         Ok(keeper)
     }
 
@@ -56,9 +60,9 @@ impl Keeper {
         }
     }
 
-    fn keep(&self) {
+    fn keep(&self, pauses: &RangeInclusive<Duration>) {
         let mut last_error = String::new();
-        let mut pause = SHORTEST_PAUSE;
+        let mut pause = *pauses.start();
         let mut repaired: Option<Instant> = None;
         loop {
             let (mut watch, complete) = self.watch();
@@ -80,9 +84,9 @@ impl Keeper {
                     if again {
                         let undone = repaired.is_some_and(|last| last.elapsed() < 2 * pause);
                         pause = if undone {
-                            (2 * pause).min(LONGEST_PAUSE)
+                            (2 * pause).min(*pauses.end())
                         } else {
-                            SHORTEST_PAUSE
+                            *pauses.start()
                         };
                         repaired = Some(Instant::now());
                     }
@@ -178,7 +182,7 @@ mod tests {
     use crate::cni::spec::WhenAgentDown;
 
     fn until(what: &str, holds: impl Fn() -> bool) {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_mins(1);
         while !holds() {
             assert!(Instant::now() < end, "{what}");
             thread::sleep(Duration::from_millis(20));
@@ -194,7 +198,9 @@ mod tests {
             entry: Entry::new(Path::new("/run/x.sock"), WhenAgentDown::Start),
         };
         let (binary, conf) = (installation.binary(), installation.conf_dir.clone());
-        let keeper = Keeper::start(installation).unwrap();
+        // Each step below undoes a repair: with the product's pauses it would wait for a minute.
+        let pauses = Duration::ZERO..=Duration::ZERO;
+        let keeper = Keeper::paced(installation, pauses).unwrap();
         until("the folders are made", || binary.exists() && conf.exists());
 
         let net = conf.join("10-net.conflist");

@@ -28,7 +28,7 @@ const BURST: Duration = Duration::from_millis(100);
 const STORM: Duration = Duration::from_millis(100);
 
 /// What nobody reports is looked at this often.
-const RECHECK: Duration = Duration::from_secs(1);
+pub(super) const RECHECK: Duration = Duration::from_secs(1);
 
 /// A one-shot look waits this long for writers.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -97,7 +97,7 @@ fn remove(folder: &Path) -> io::Result<()> {
             remove(&entry.path())?;
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         match fs::remove_dir(folder) {
             // The kernel is still taking the last process out of it.

@@ -18,7 +18,7 @@ use super::supervise;
 use crate::process;
 
 /// How long the one who starts the machine may take to plug the cable in.
-const CABLE: Duration = Duration::from_secs(30);
+const CABLE: Duration = Duration::from_mins(2);
 
 /// Never returns: a machine ends by the end of this process.
 pub(in super::super) fn run(cluster: &Cluster, name: &str) -> Result<Infallible> {
