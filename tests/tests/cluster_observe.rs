@@ -11,9 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use egress_tests::cluster::{Stage, install};
+use egress_tests::cluster::{PodSpec, Stage, install};
+use egress_tests::harness::objects::deny_all;
 use egress_tests::harness::prometheus::Prometheus;
-use egress_tests::harness::until;
+use egress_tests::harness::{Probe, until};
 use serde_json::{Value, json};
 
 /// What the agent lists and watches: daemonsets only the one that it is of.
@@ -127,6 +128,56 @@ fn prometheus_and_promtool_see_every_agent_and_no_alert() -> Result<()> {
     let alerts = prometheus.query(&network, firing)?;
     ensure!(alerts.is_empty(), "alerts in a healthy cluster: {alerts:?}");
     Ok(())
+}
+
+/// Off unless it is asked for; then the pod's author sees what was dropped, and why, without a right on
+/// the node.
+#[test]
+#[ignore = "needs a cluster"]
+fn drops_are_events_of_their_pod_where_that_is_switched_on() -> Result<()> {
+    let _turn = turn();
+    let stage = Stage::with_agent()?;
+    let cluster = &stage.cluster;
+    let ns = cluster.namespace("events", &[])?;
+    let [client, server] = ns.pods([PodSpec::new("client"), PodSpec::new("server")])?;
+    ns.apply(&deny_all(ns.name()))?;
+    let blocked = [(&client, Probe::tcp(server.v4, 8080), false)];
+    stage.soon(&blocked)?;
+    let events = || -> Result<Vec<Value>> {
+        let like = json!({
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": { "namespace": ns.name() },
+        });
+        let mut events = cluster.api.list(&like, "")?;
+        events.retain(|event| event.get("reportingController") == Some(&json!("egress-agent")));
+        Ok(events)
+    };
+    let before = events()?;
+    ensure!(before.is_empty(), "switched off: {before:?}");
+    install::upgrade_with(cluster, "dropEvents=true")?;
+    let told = until("the drop is an Event", || {
+        stage.soon(&blocked)?;
+        let events = events()?;
+        let Some(event) = events.first() else {
+            return Ok(false);
+        };
+        ensure!(
+            event.pointer("/regarding/kind") == Some(&json!("Pod"))
+                && event.pointer("/regarding/name") == Some(&json!("client"))
+                && event.get("type") == Some(&json!("Warning")),
+            "{event:#}"
+        );
+        let note = event.get("note").and_then(Value::as_str);
+        let note = note.context("an Event without a note")?;
+        ensure!(
+            note.contains(&server.v4.to_string()) && note.contains("deny-all"),
+            "{note}"
+        );
+        Ok(true)
+    });
+    install::roll_back(cluster)?;
+    told
 }
 
 /// One list and one watch a kind, and then silence: nobody polls.

@@ -5,9 +5,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
+use egress_tests::harness::gate::{Fault, Gate, Kind};
 use egress_tests::harness::objects::{egress, port, service, to_blocks};
-use egress_tests::harness::{NODE, PodSpec, World, binary, on_world, until};
+use egress_tests::harness::{NODE, OUTSIDE, PodSpec, Probe, World, binary, on_world, until};
 use serde_json::{Value, json};
+
+const PORT: u16 = 8080;
 
 /// What `status` prints.
 fn status(world: &World, more: &[&str]) -> Result<String> {
@@ -194,6 +197,38 @@ fn what_is_nearly_full_missing_or_unreadable_is_told() {
         ] {
             ensure!(words.contains(part), "{part}: {text}");
         }
+        Ok(())
+    });
+}
+
+/// Where links to the hook are refused, as before TCX, pods are held by filters, and status tells
+/// what that costs.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_kernel_without_tcx_is_told_of_and_enforced_by_filters() {
+    on_world(|world| {
+        world.outside.serve(&[PORT])?;
+        world.namespace("x", &[])?;
+        let web = world.pod(PodSpec::new("x", "web"))?;
+        let open = [(&web, Probe::tcp(OUTSIDE[0].0, PORT), true)];
+        world.expect_traffic(&open)?;
+        world
+            .manifests
+            .put("policy.json", &egress("x", "p", &json!([])))?;
+        let gate = Gate::default();
+        gate.arm(
+            |call| call.kind == Kind::LinkCreate,
+            Fault::RefuseAll(libc::EINVAL),
+        );
+        world.agent.launch_behind(&world.host, &gate)?;
+        world.agent.wait_ready(&world.host)?;
+        world.settle()?;
+        world.expect(&[(&web, Probe::tcp(OUTSIDE[0].0, PORT), false)])?;
+        let told = of_kind(&status(world, &["-o", "json"])?, "kernel-feature")?;
+        let of_tcx = |(object, message): &&(String, String)| {
+            object.is_empty() && message.starts_with("this kernel has no TCX (6.6): ")
+        };
+        ensure!(told.iter().filter(of_tcx).count() == 1, "{told:?}");
         Ok(())
     });
 }

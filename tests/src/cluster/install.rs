@@ -68,7 +68,7 @@ pub fn helm_uninstall(cluster: &Cluster) -> Result<()> {
         .map(drop)
 }
 
-/// `helm upgrade --wait` to another tag, under which every node has the same image.
+/// To another tag, under which every node has the same image.
 pub fn upgrade(cluster: &Cluster) -> Result<()> {
     let image = concat!("docker.io/library/egress-agent:", env!("CARGO_PKG_VERSION"));
     for node in cluster.nodes() {
@@ -84,6 +84,11 @@ pub fn upgrade(cluster: &Cluster) -> Result<()> {
             ],
         )?;
     }
+    upgrade_with(cluster, "image.tag=next")
+}
+
+/// `helm upgrade --wait` with one value changed.
+pub fn upgrade_with(cluster: &Cluster, value: &str) -> Result<()> {
     let chart = chart();
     cluster
         .run(
@@ -94,7 +99,8 @@ pub fn upgrade(cluster: &Cluster) -> Result<()> {
                 &chart,
                 "--namespace",
                 NAMESPACE,
-                "--set=image.tag=next",
+                "--set",
+                value,
                 "--reuse-values",
                 "--wait",
                 "--timeout=300s",
