@@ -17,7 +17,7 @@ const EXAMPLES: &str = r#"Examples:
   egress-agent status
   egress-agent status -o json | jq '.pods[] | select(.state == "denied")'"#;
 
-/// Shows what the running agent enforces: problems, pods, policies, rulesets, map fill.
+/// Shows what the running agent enforces: problems and warnings first, then pods, policies, rulesets, tables.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
