@@ -12,8 +12,8 @@ mod report;
 mod starting;
 mod survey;
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ use crate::datapath::{Datapath, Sizes};
 use crate::drops::{self, DropLog};
 use crate::flows::{self, FlowLog};
 use crate::metrics::{Counters, Observations, WorkloadLabels};
-use crate::pods::{Changes, Discovery, Found, HostInterface, Place, PodId, Records};
+use crate::pods::{Changes, Discovery, Found, HostInterface, Place, PodId, Records, Wanted};
 use crate::serve::socket::Socket;
 use crate::serve::{Request, View, http};
 use crate::source::{self, Change, Origin, Source, SourceProblem};
@@ -46,9 +46,9 @@ const RECORDS: &str = "pods";
 /// What did not work is tried again this often.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// After a pod took a spare table, the next one is made so much later: a plugin that calls for the
-/// next pod meanwhile is answered first.
-const LULL: Duration = Duration::from_millis(100);
+/// So long after a spare table was taken, more are made and those that were made are taken over. What
+/// comes in a burst is made at once then.
+const LULL: Duration = Duration::from_millis(10);
 
 /// Where no spare table can be made, it is tried again this often.
 const NO_ROOM: Duration = Duration::from_secs(10);
@@ -134,6 +134,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         desired: Desired::default(),
         pods: BTreeMap::new(),
         found: BTreeMap::new(),
+        sought: None,
         hooks: BTreeMap::new(),
         sources: Vec::new(),
         source_problems: Vec::new(),
@@ -200,6 +201,8 @@ struct Agent {
     pods: BTreeMap<Name, Vec<Name>>,
     /// Local pods' namespaces and interfaces, as of the last look.
     found: BTreeMap<PodId, Found>,
+    /// What the last look was for; `None` when it failed.
+    sought: Option<Sought>,
     /// Interfaces that carry our programs, and whose they are.
     hooks: BTreeMap<u32, Hook>,
     sources: Vec<status::Source>,
@@ -220,6 +223,14 @@ struct Agent {
     observations: Arc<Observations>,
     /// Something did not work that may work the next time.
     retry: bool,
+}
+
+/// What decides where a look finds pods, besides the kernel and who speaks of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Sought {
+    pods: BTreeMap<PodId, Wanted>,
+    /// The node's own addresses.
+    node: BTreeSet<IpAddr>,
 }
 
 /// An interface with our programs.
@@ -287,7 +298,7 @@ impl Agent {
             // What cannot be made ready now is tried again later.
             let _ready: bool = self.prepare();
         } else if changed {
-            self.reconcile(seen);
+            self.objects_changed(seen);
         } else {
             self.publish();
         }

@@ -10,12 +10,16 @@ use egress_common::abi::{Address, FrontendKey};
 use zerocopy::network_endian::U16;
 
 use crate::object::{Name, Pod};
-use crate::policy::{Block, Egress, NamespaceScope, Peer, Peers, Policy, Ports, Rule};
+use crate::policy::{Block, Egress, Peer, Peers, Policy, Ports, Rule};
 use crate::ports::PortSet;
-use crate::ruleset::{PortName, Ruleset, RulesetKey, Target, digest};
+use crate::ruleset::{Ruleset, RulesetKey, digest};
 use crate::service::{self, Frontend};
 use crate::store::Store;
 use crate::workload::{self, SubjectKind};
+
+mod classes;
+
+use self::classes::Classes;
 
 /// Whose packets are judged.
 #[derive(Clone, Debug)]
@@ -130,12 +134,14 @@ pub fn compile(
     options: &Options,
     previous: &Desired,
 ) -> Desired {
-    let node_rule = own_node_rule(store, options);
+    let node_rule = own_node_rule(store, options).map(|rule| (digest(&rule), rule));
+    let node_rule = node_rule.as_ref().map(|(digest, rule)| (*digest, rule));
+    let mut digests = Digests::new();
     let ruled: Vec<Ruled<'_>> = subjects
         .iter()
         .map(|subject| Ruled {
             subject,
-            rules: rules_of(&subject.isolation, node_rule.as_ref()),
+            rules: rules_of(&subject.isolation, node_rule, &mut digests),
         })
         .collect();
 
@@ -150,8 +156,7 @@ pub fn compile(
         });
     }
 
-    let peers = workload::peers(store);
-    let classes = Classes::of(store, &peers, &bases);
+    let classes = Classes::of(store, &bases);
     let frontends = service::frontends(store, &options.node);
     let judge = Judge {
         bases: &bases,
@@ -210,23 +215,32 @@ pub fn compile(
         }
     }
 
-    let mut columns: BTreeMap<Column, usize> = BTreeMap::new();
-    for (address, class) in &classes.by_address {
-        let Some(by_base) = classes.columns.get(*class) else {
-            continue;
-        };
-        let column: Column = finals
-            .iter()
-            .filter_map(|(key, (base, _))| Some((*key, by_base.get(base)?.clone())))
-            .collect();
-        if column.is_empty() {
-            continue;
-        }
-        let next = columns.len();
-        desired
-            .peers
-            .insert(*address, *columns.entry(column).or_insert(next));
+    let mut of_base: BTreeMap<RulesetKey, Vec<RulesetKey>> = BTreeMap::new();
+    for (key, (base, _)) in &finals {
+        of_base.entry(*base).or_default().push(*key);
     }
+    let mut columns: BTreeMap<Column, usize> = BTreeMap::new();
+    // By class; those with an empty column have none.
+    let column_of: Vec<Option<usize>> = classes
+        .columns
+        .iter()
+        .map(|by_base| {
+            let column: Column = by_base
+                .iter()
+                .flat_map(|(base, ports)| {
+                    let keys = of_base.get(base).into_iter().flatten();
+                    keys.map(move |key| (*key, ports.clone()))
+                })
+                .collect();
+            let next = columns.len();
+            (!column.is_empty()).then(|| *columns.entry(column).or_insert(next))
+        })
+        .collect();
+    desired.peers = classes
+        .by_address
+        .iter()
+        .filter_map(|(address, class)| Some((*address, (*column_of.get(*class)?)?)))
+        .collect();
     let mut in_order: Vec<(usize, Column)> = columns.into_iter().map(|(c, i)| (i, c)).collect();
     in_order.sort_unstable_by_key(|(index, _)| *index);
     desired.columns = in_order.into_iter().map(|(_, column)| column).collect();
@@ -277,25 +291,31 @@ pub fn frontend_key(frontend: &Frontend) -> FrontendKey {
     }
 }
 
+/// The digests of a policy's rules, in their order.
+type Digests<'a> = BTreeMap<&'a Name, Vec<[u8; 32]>>;
+
 /// The distinct rules of policies, and their key.
 fn rules_of<'a>(
     isolation: &Isolation<'a>,
-    node_rule: Option<&'a Rule>,
+    node_rule: Option<([u8; 32], &'a Rule)>,
+    digests: &mut Digests<'a>,
 ) -> Option<(BTreeMap<[u8; 32], &'a Rule>, RulesetKey)> {
     let Isolation::Policies(policies) = isolation else {
         return None;
     };
-    let rules: BTreeMap<[u8; 32], &Rule> = policies
-        .iter()
-        .flat_map(|policy| match &policy.egress {
+    let mut distinct: BTreeMap<[u8; 32], &Rule> = node_rule.into_iter().collect();
+    for policy in policies {
+        let rules = match &policy.egress {
             Egress::Isolated(rules) => rules.as_slice(),
             Egress::NotMentioned => &[],
-        })
-        .chain(node_rule)
-        .map(|rule| (digest(rule), rule))
-        .collect();
-    let key = RulesetKey::of(&rules, &BTreeSet::new());
-    Some((rules, key))
+        };
+        let digests = digests
+            .entry(&policy.name)
+            .or_insert_with(|| rules.iter().map(digest).collect());
+        distinct.extend(digests.iter().copied().zip(rules));
+    }
+    let key = RulesetKey::of(&distinct, &BTreeSet::new());
+    Some((distinct, key))
 }
 
 /// With `--allow-own-node`: everything towards the own node's addresses (S73).
@@ -317,121 +337,6 @@ fn own_node_rule(store: &Store, options: &Options) -> Option<Rule> {
         ),
         ports: Ports::Any,
     })
-}
-
-/// What the rulesets in use can tell apart of a pod address: the targets that hold it, and its
-/// numbers for the port names in use. Addresses with one signature have one column.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Signature {
-    targets: Vec<usize>,
-    names: BTreeMap<PortName, BTreeSet<u16>>,
-}
-
-/// Columns by base ruleset.
-struct Classes {
-    by_address: BTreeMap<IpAddr, usize>,
-    columns: Vec<BTreeMap<RulesetKey, PortSet>>,
-}
-
-impl Classes {
-    fn of(
-        store: &Store,
-        peers: &BTreeMap<IpAddr, &Pod>,
-        bases: &BTreeMap<RulesetKey, Arc<Ruleset>>,
-    ) -> Self {
-        let mut targets: BTreeMap<&Target, usize> = BTreeMap::new();
-        let mut names: BTreeSet<&PortName> = BTreeSet::new();
-        for term in bases.values().flat_map(|ruleset| &ruleset.classes) {
-            let next = targets.len();
-            targets.entry(&term.target).or_insert(next);
-            names.extend(&term.names);
-        }
-        let mut signatures: BTreeMap<Signature, usize> = BTreeMap::new();
-        let mut columns = Vec::new();
-        let mut by_address = BTreeMap::new();
-        for (address, pod) in peers {
-            let signature = Signature {
-                targets: targets
-                    .iter()
-                    .filter(|(target, _)| holds(store, target, *address, pod))
-                    .map(|(_, index)| *index)
-                    .collect(),
-                names: pod
-                    .ports
-                    .iter()
-                    .filter(|(name, _)| names.contains(name))
-                    .map(|(name, numbers)| (name.clone(), numbers.iter().copied().collect()))
-                    .collect(),
-            };
-            let class = if let Some(class) = signatures.get(&signature) {
-                *class
-            } else {
-                let held: BTreeSet<usize> = signature.targets.iter().copied().collect();
-                let column = bases
-                    .iter()
-                    .map(|(key, ruleset)| {
-                        (*key, allowed(ruleset, &targets, &held, &signature.names))
-                    })
-                    .filter(|(_, ports)| !ports.is_nothing())
-                    .collect();
-                columns.push(column);
-                signatures.insert(signature, columns.len() - 1);
-                columns.len() - 1
-            };
-            by_address.insert(*address, class);
-        }
-        Self {
-            by_address,
-            columns,
-        }
-    }
-
-    fn ports(&self, address: IpAddr, base: RulesetKey) -> Option<&PortSet> {
-        self.columns
-            .get(*self.by_address.get(&address)?)?
-            .get(&base)
-    }
-}
-
-/// Whether a target holds a pod's address.
-fn holds(store: &Store, target: &Target, address: IpAddr, pod: &Pod) -> bool {
-    match target {
-        Target::AnyPod => true,
-        Target::Peer(Peer::Block(block)) => {
-            block.net.contains(&address)
-                && !block.except.iter().any(|except| except.contains(&address))
-        }
-        Target::Peer(peer @ Peer::Pods { namespaces, .. }) => {
-            // The cheap half first.
-            !matches!(namespaces, NamespaceScope::Named(name) if *name != pod.name.namespace)
-                && workload::peer_matches(store, peer, pod)
-        }
-    }
-}
-
-/// What a ruleset allows towards a pod that is in these targets and has these named ports.
-fn allowed(
-    ruleset: &Ruleset,
-    targets: &BTreeMap<&Target, usize>,
-    held: &BTreeSet<usize>,
-    named: &BTreeMap<PortName, BTreeSet<u16>>,
-) -> PortSet {
-    let mut ports = PortSet::nothing();
-    for term in &ruleset.classes {
-        if targets
-            .get(&term.target)
-            .is_some_and(|index| held.contains(index))
-        {
-            ports.extend(&term.ports);
-            for name in &term.names {
-                // S37, S39, S40: by name and protocol, this pod's own numbers.
-                for number in named.get(name).into_iter().flatten() {
-                    ports.insert(name.0, *number, *number);
-                }
-            }
-        }
-    }
-    ports
 }
 
 /// Of a frontend (S84).

@@ -92,6 +92,14 @@ impl Selector {
         self.requirements.is_empty()
     }
 
+    /// A key and values of which all selected labels have one, if there is such a term.
+    pub fn needed(&self) -> Option<(&str, &BTreeSet<String>)> {
+        self.requirements.iter().find_map(|term| match term {
+            Requirement::In(key, values) => Some((key.as_str(), values)),
+            Requirement::NotIn(..) | Requirement::Exists(_) | Requirement::DoesNotExist(_) => None,
+        })
+    }
+
     /// The terms that labels do not meet; none when they are selected.
     #[must_use]
     pub fn unmet(&self, labels: &Labels) -> Self {

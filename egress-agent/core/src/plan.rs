@@ -279,12 +279,35 @@ fn same(one: &Endpoint, other: &Endpoint) -> bool {
 /// Ports id by ruleset slot.
 type Column = BTreeMap<u32, u32>;
 
+/// The addresses that are in one class and should be in one column.
+type Group = (Option<u32>, Option<usize>);
+
+/// What a step does to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It enters a class, perhaps from another one.
+    Enters(u32),
+    /// It leaves PEERS.
+    Leaves,
+}
+
+impl Fate {
+    fn step(self, address: Address) -> Step {
+        match self {
+            Self::Enters(class) => Step::SetPeer { address, class },
+            Self::Leaves => Step::RemovePeer { address },
+        }
+    }
+}
+
 /// A plan on the way, with its use of the tables.
 struct Draft<'a> {
     have: &'a Image,
     want: &'a Desired,
     refused: &'a BTreeMap<RulesetKey, Refusal>,
     steps: Vec<Step>,
+    /// Where addresses are and where they should be.
+    groups: BTreeSet<Group>,
     /// Wanted rulesets that fit.
     slots: BTreeMap<RulesetKey, u32>,
     /// Of [`Draft::slots`], those that are built by this plan.
@@ -360,6 +383,7 @@ impl<'a> Draft<'a> {
             want,
             refused,
             steps: Vec::new(),
+            groups: standing(have, want).map(|(group, _)| group).collect(),
             slots: BTreeMap::new(),
             new: BTreeSet::new(),
             frozen: BTreeSet::new(),
@@ -527,29 +551,19 @@ impl<'a> Draft<'a> {
 
     fn says_other_of_peers(&self, slot: u32, key: &RulesetKey) -> bool {
         let nothing = PortSet::nothing();
-        let wanted = |address: &IpAddr| -> &PortSet {
-            let column = self
-                .want
-                .peers
-                .get(address)
-                .and_then(|index| self.want.columns.get(*index));
+        let wanted = |column: Option<usize>| -> &PortSet {
             column
-                .and_then(|column| column.get(key))
+                .and_then(|index| self.want.columns.get(index)?.get(key))
                 .unwrap_or(&nothing)
         };
-        let now = |address: &IpAddr| -> Cow<'_, PortSet> {
-            let class = self.have.peers.get(&address_key(*address));
+        let now = |class: Option<u32>| -> Cow<'_, PortSet> {
             class
-                .and_then(|class| self.have.port_set(self.have.class_ports(slot, *class)?))
+                .and_then(|class| self.have.port_set(self.have.class_ports(slot, class)?))
                 .unwrap_or(Cow::Borrowed(&nothing))
         };
-        let gone = self.have.peers.keys().map(ip);
-        self.want
-            .peers
-            .keys()
-            .copied()
-            .chain(gone)
-            .any(|address| *wanted(&address) != *now(&address))
+        self.groups
+            .iter()
+            .any(|(class, column)| *wanted(*column) != *now(*class))
     }
 
     fn says_other_of_frontends(&self, slot: u32, key: &RulesetKey) -> bool {
@@ -600,20 +614,8 @@ impl<'a> Draft<'a> {
             wanted.push(column);
         }
 
-        // Addresses by where they are and where they should be.
-        let mut groups: BTreeMap<(Option<u32>, Option<usize>), Vec<Address>> = BTreeMap::new();
-        for (ip, column) in &self.want.peers {
-            let key = address_key(*ip);
-            groups
-                .entry((self.have.peers.get(&key).copied(), Some(*column)))
-                .or_default()
-                .push(key);
-        }
-        for (key, class) in &self.have.peers {
-            if !self.want.peers.contains_key(&ip(key)) {
-                groups.entry((Some(*class), None)).or_default().push(*key);
-            }
-        }
+        // Which addresses are in a group is asked only of those that move.
+        let groups = std::mem::take(&mut self.groups);
 
         let empty = Column::new();
         let mut assigned: BTreeMap<Column, u32> = BTreeMap::new();
@@ -639,8 +641,8 @@ impl<'a> Draft<'a> {
             };
 
         // First those that can stay where they are, so that nobody else takes their class.
-        let mut homes: BTreeMap<(Option<u32>, Option<usize>), Option<u32>> = BTreeMap::new();
-        for group in groups.keys() {
+        let mut homes: BTreeMap<Group, Option<u32>> = BTreeMap::new();
+        for group in &groups {
             let (Some(class), new) = *group else { continue };
             let (column, _) = transitional(Some(class), new, self);
             if column.is_empty() {
@@ -661,7 +663,7 @@ impl<'a> Draft<'a> {
                 vacant.insert(column, *class);
             }
         }
-        for group in groups.keys() {
+        for group in &groups {
             if homes.contains_key(group) {
                 continue;
             }
@@ -708,37 +710,40 @@ impl<'a> Draft<'a> {
             self.peak.classes += later.len();
         }
 
-        for (group, addresses) in &groups {
+        // What happens to the addresses of a group: in the move, and when they settle.
+        let mut fates: BTreeMap<Group, (Option<Fate>, Option<Fate>)> = BTreeMap::new();
+        for group in &groups {
             let (old_class, new) = *group;
             let home = homes.get(group).copied().flatten();
             let (_, lasting) = transitional(old_class, new, self);
+            let mut fate = (None, None);
             if home != old_class {
                 changed |= self.may_lose(old_class, &lasting);
-                for address in addresses {
-                    moves.push(match home {
-                        Some(class) => Step::SetPeer {
-                            address: *address,
-                            class,
-                        },
-                        None => Step::RemovePeer { address: *address },
-                    });
-                }
-                if old_class.is_none() && home.is_some() {
-                    self.peak.peers += addresses.len();
+                fate.0 = Some(home.map_or(Fate::Leaves, Fate::Enters));
+            }
+            if let Some(class) = home {
+                if lasting.is_empty() {
+                    fate.1 = Some(Fate::Leaves);
+                } else {
+                    let last = *finals.entry(lasting).or_insert(class);
+                    fate.1 = (last != class).then_some(Fate::Enters(last));
                 }
             }
-            let Some(class) = home else { continue };
-            if lasting.is_empty() {
-                settles.extend(addresses.iter().map(|a| Step::RemovePeer { address: *a }));
-                continue;
+            if fate != (None, None) {
+                fates.insert(*group, fate);
             }
-            let last = *finals.entry(lasting).or_insert(class);
-            if last != class {
-                settles.extend(addresses.iter().map(|a| Step::SetPeer {
-                    address: *a,
-                    class: last,
-                }));
+        }
+        if !fates.is_empty() {
+            let mut arriving = 0;
+            for (group, address) in standing(self.have, self.want) {
+                let Some((moving, settling)) = fates.get(&group) else {
+                    continue;
+                };
+                moves.extend(moving.map(|fate| fate.step(address)));
+                settles.extend(settling.map(|fate| fate.step(address)));
+                arriving += usize::from(group.0.is_none() && moving.is_some());
             }
+            self.peak.peers += arriving;
         }
         (entries, moves, settles, changed)
     }
@@ -1063,6 +1068,30 @@ impl<'a> Draft<'a> {
             .max()
             .map(|(_, key)| key)
     }
+}
+
+/// Every address that is in a class or should be in one, in order.
+fn standing<'a>(
+    have: &'a Image,
+    want: &'a Desired,
+) -> impl Iterator<Item = (Group, Address)> + use<'a> {
+    let mut have = have.peers.iter().peekable();
+    let mut want = want.peers.iter().peekable();
+    std::iter::from_fn(move || {
+        let next = want.peek().map(|(ip, _)| address_key(**ip));
+        match (have.peek(), next) {
+            (Some((had, _)), Some(wanted)) if **had == wanted => {
+                let class = have.next().map(|(_, class)| *class);
+                Some(((class, want.next().map(|(_, column)| *column)), wanted))
+            }
+            (Some((had, _)), wanted) if wanted.is_none_or(|wanted| **had < wanted) => {
+                let (address, class) = have.next()?;
+                Some(((Some(*class), None), *address))
+            }
+            (_, Some(wanted)) => Some(((None, want.next().map(|(_, column)| *column)), wanted)),
+            (_, None) => None,
+        }
+    })
 }
 
 /// The verdict on a frontend's address and port as an ordinary destination, by content.

@@ -1,7 +1,9 @@
 //! Everything that is known of the cluster, by name.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::object::{EndpointSlice, Key, Kind, Name, Namespace, Node, Object, Pod, Service};
 use crate::policy::{Policy, SubjectNamespace};
@@ -30,15 +32,17 @@ pub enum Changed {
 pub struct Store {
     policies: BTreeMap<Name, Policy>,
     namespaces: BTreeMap<String, Namespace>,
-    pods: BTreeMap<Name, Pod>,
+    pods: BTreeMap<Name, Arc<Pod>>,
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, EndpointSlice>,
     nodes: BTreeMap<String, Node>,
     /// Policies of [`SubjectNamespace::Unknown`].
     placeless: BTreeSet<Name>,
-    /// Pods by each of their addresses, whatever their phase. Flat: a set an address would take
-    /// four times the memory, and nearly every address is of one pod.
-    pods_by_address: BTreeSet<(IpAddr, Name)>,
+    /// Pods by each of their addresses, whatever their phase, and in the order of their names. Nearly
+    /// every address is of one pod.
+    pods_by_address: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
+    /// Pods by their node, in the order of their names.
+    pods_by_node: BTreeMap<String, Vec<Arc<Pod>>>,
     /// Slices by their Service; its name is empty where a slice names none.
     slices_by_service: BTreeSet<(Name, Name)>,
 }
@@ -79,29 +83,35 @@ impl Store {
 
     /// All pods, by name.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values()
+        self.pods.values().map(Arc::as_ref)
     }
 
     /// A pod.
     pub fn pod(&self, name: &Name) -> Option<&Pod> {
-        self.pods.get(name)
+        self.pods.get(name).map(Arc::as_ref)
+    }
+
+    /// The pods of a node, by name.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> {
+        let pods = self.pods_by_node.get(node);
+        pods.into_iter().flatten().map(Arc::as_ref)
     }
 
     /// The pods of a namespace, by name.
     pub fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
-        within(&self.pods, namespace)
+        within(&self.pods, namespace).map(Arc::as_ref)
     }
 
     /// The pods that list an address, by name; whose it is, [`crate::workload::peer_at`] says.
     pub fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Pod> {
-        under(&self.pods_by_address, address).filter_map(|name| self.pods.get(name))
+        let pods = self.pods_by_address.get(&address);
+        pods.into_iter().flatten().map(Arc::as_ref)
     }
 
-    /// Every address that a pod lists, once.
-    pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let mut last = None;
-        let all = self.pods_by_address.iter().map(|(address, _)| *address);
-        all.filter(move |address| last.replace(*address) != Some(*address))
+    /// Every address that a pod lists, with the pods that do.
+    pub fn pod_addresses(&self) -> impl Iterator<Item = (IpAddr, &[Arc<Pod>])> {
+        let all = self.pods_by_address.iter();
+        all.map(|(address, pods)| (*address, pods.as_slice()))
     }
 
     /// All namespaces, by name.
@@ -155,7 +165,7 @@ impl Store {
         let same = match &object {
             Object::Policy(policy) => self.policies.get(&policy.name) == Some(policy),
             Object::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
-            Object::Pod(pod) => self.pods.get(&pod.name) == Some(pod),
+            Object::Pod(pod) => self.pod(&pod.name) == Some(pod),
             Object::Service(service) => self.services.get(&service.name) == Some(service),
             Object::EndpointSlice(slice) => self.slices.get(&slice.name) == Some(slice),
             Object::Node(node) => self.nodes.get(&node.name) == Some(node),
@@ -176,10 +186,12 @@ impl Store {
                 self.namespaces.insert(namespace.name.clone(), namespace);
             }
             Object::Pod(pod) => {
+                let pod: Arc<Pod> = pod.into();
                 for address in &pod.addresses {
-                    self.pods_by_address.insert((*address, pod.name.clone()));
+                    file(&mut self.pods_by_address, *address, &pod);
                 }
-                self.pods.insert(pod.name.clone(), *pod);
+                file(&mut self.pods_by_node, pod.node.clone(), &pod);
+                self.pods.insert(pod.name.clone(), pod);
             }
             Object::Service(service) => {
                 self.services.insert(service.name.clone(), *service);
@@ -206,8 +218,9 @@ impl Store {
             Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
             Kind::Pod => self.pods.remove(name).is_some_and(|pod| {
                 for address in &pod.addresses {
-                    self.pods_by_address.remove(&(*address, name.clone()));
+                    unfile(&mut self.pods_by_address, address, name);
                 }
+                unfile(&mut self.pods_by_node, &pod.node, name);
                 true
             }),
             Kind::Service => self.services.remove(name).is_some(),
@@ -224,6 +237,31 @@ impl Store {
 
 fn service_of(slice: &EndpointSlice) -> Name {
     Name::new(slice.name.namespace.as_str(), slice.service.as_str())
+}
+
+/// Adds a pod to an index.
+fn file<K: Ord>(index: &mut BTreeMap<K, Vec<Arc<Pod>>>, key: K, pod: &Arc<Pod>) {
+    let pods = index.entry(key).or_default();
+    let place = pods.partition_point(|other| other.name < pod.name);
+    if pods.is_empty() {
+        // Mostly it stays the only one.
+        pods.reserve_exact(1);
+    }
+    pods.insert(place, Arc::clone(pod));
+}
+
+/// Takes a pod out of an index.
+fn unfile<K: Ord + Borrow<Q>, Q: Ord + ?Sized>(
+    index: &mut BTreeMap<K, Vec<Arc<Pod>>>,
+    key: &Q,
+    name: &Name,
+) {
+    if let Some(pods) = index.get_mut(key) {
+        pods.retain(|pod| pod.name != *name);
+        if pods.is_empty() {
+            index.remove(key);
+        }
+    }
 }
 
 /// The names that an index has under a key.
@@ -335,7 +373,7 @@ mod tests {
         assert_eq!(
             store
                 .pod_addresses()
-                .map(|ip| ip.to_string())
+                .map(|(ip, _)| ip.to_string())
                 .collect::<Vec<_>>(),
             ["10.0.0.2"]
         );

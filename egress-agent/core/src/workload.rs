@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::object::{Phase, Pod};
 use crate::policy::{Egress, NamespaceScope, Peer, Policy, SubjectNamespace};
@@ -44,27 +45,92 @@ pub fn subject(pod: &Pod) -> SubjectKind {
 /// The policies that isolate a pod for egress, by name (S2–S9); none: it sends anywhere (S1).
 ///
 /// Of an unreadable pod they are those that may select it. Whether they hold for the pod at
-/// all, [`subject`] says.
+/// all, [`subject`] says. For many pods [`Isolating`] is faster.
 pub fn isolating<'a>(store: &'a Store, pod: &Pod) -> Vec<&'a Policy> {
     let own = store.policies_in(&pod.name.namespace);
-    let own = own.filter(|policy| policy.subject.namespace == SubjectNamespace::Own);
     let mut found: Vec<&Policy> = own
+        .filter(|policy| policy.subject.namespace == SubjectNamespace::Own)
         .chain(store.placeless_policies())
-        .filter(|policy| match policy.egress {
-            Egress::NotMentioned => false,
-            Egress::Isolated(_) => true,
-        })
-        .filter(|policy| {
-            pod.unreadable
-                || policy
-                    .subject
-                    .pods
-                    .iter()
-                    .any(|selector| selector.matches(&pod.labels))
-        })
+        .filter(|policy| isolates(policy, pod))
         .collect();
     found.sort_by_key(|policy| &policy.name);
     found
+}
+
+/// The policies that isolate pods, so that a pod is asked only of those that may select it.
+#[derive(Debug, Default)]
+pub struct Isolating<'a> {
+    /// By a namespace, and a label that all pods have that one of the policy's selectors selects.
+    by_label: BTreeMap<(&'a str, &'a str, &'a str), Vec<&'a Policy>>,
+    /// The others, by namespace.
+    others: BTreeMap<&'a str, Vec<&'a Policy>>,
+    placeless: Vec<&'a Policy>,
+}
+
+impl<'a> Isolating<'a> {
+    /// All policies that isolate.
+    pub fn of(store: &'a Store) -> Self {
+        let mut found = Self::default();
+        for policy in store.policies() {
+            let namespace = policy.name.namespace.as_str();
+            match policy.subject.namespace {
+                SubjectNamespace::Unknown => found.placeless.push(policy),
+                SubjectNamespace::Own => {
+                    for selector in &policy.subject.pods {
+                        let Some((key, values)) = selector.needed() else {
+                            found.others.entry(namespace).or_default().push(policy);
+                            continue;
+                        };
+                        for value in values {
+                            let label = (namespace, key, value.as_str());
+                            found.by_label.entry(label).or_default().push(policy);
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// What [`isolating`] says of a pod.
+    pub fn policies(&self, store: &'a Store, pod: &Pod) -> Vec<&'a Policy> {
+        if pod.unreadable {
+            // Its labels tell nothing.
+            return isolating(store, pod);
+        }
+        let namespace = pod.name.namespace.as_str();
+        let labels = pod.labels.iter();
+        let labelled = labels.filter_map(|(key, value)| {
+            self.by_label
+                .get(&(namespace, key.as_str(), value.as_str()))
+        });
+        let mut found: Vec<&Policy> = labelled
+            .chain(self.others.get(namespace))
+            .chain([&self.placeless])
+            .flatten()
+            .copied()
+            .filter(|policy| isolates(policy, pod))
+            .collect();
+        found.sort_by_key(|policy| &policy.name);
+        // It may have several selectors.
+        found.dedup_by_key(|policy| &policy.name);
+        found
+    }
+}
+
+/// Whether a policy that is of the pod's namespace, or may be, isolates it.
+fn isolates(policy: &Policy, pod: &Pod) -> bool {
+    let speaks = match policy.egress {
+        Egress::NotMentioned => false,
+        Egress::Isolated(_) => true,
+    };
+    speaks
+        && (pod.unreadable
+            || policy
+                .subject
+                .pods
+                .iter()
+                .any(|selector| selector.matches(&pod.labels)))
 }
 
 /// Whether a peer means a pod (S19–S25). [`Peer::Block`] never does: it speaks of addresses,
@@ -91,23 +157,26 @@ pub fn peer_matches(store: &Store, peer: &Peer, pod: &Pod) -> bool {
     placed && pods.matches(&pod.labels)
 }
 
-/// Which pod selectors and named ports mean at each address (S28, S59–S66, S87, S89).
-pub fn peers(store: &Store) -> BTreeMap<IpAddr, &Pod> {
-    store
-        .pod_addresses()
-        .filter_map(|address| Some((address, peer_at(store, address)?)))
-        .collect()
+/// Which pod selectors and named ports mean at each address (S28, S59–S66, S87, S89), by address.
+pub fn peers(store: &Store) -> impl Iterator<Item = (IpAddr, &Pod)> {
+    store.pod_addresses().filter_map(|(address, pods)| {
+        let owner = owner(pods.iter().map(Arc::as_ref))?;
+        Some((address, owner))
+    })
 }
 
 /// Which pod selectors and named ports mean at an address.
+pub fn peer_at(store: &Store, address: IpAddr) -> Option<&Pod> {
+    owner(store.pods_at(address))
+}
+
+/// Of the pods that list an address the one whose it is.
 ///
 /// Never one on the host network, whose address is the node's (S60, S61), and never a
 /// finished one, whose address may be another's by now (S62). Of several the rest decides
 /// S89. An unreadable pod takes its addresses from everybody: they may be its own.
-pub fn peer_at(store: &Store, address: IpAddr) -> Option<&Pod> {
-    let claims = store
-        .pods_at(address)
-        .filter(|pod| !pod.host_network && pod.phase != Phase::Finished);
+fn owner<'a>(pods: impl Iterator<Item = &'a Pod>) -> Option<&'a Pod> {
+    let claims = pods.filter(|pod| !pod.host_network && pod.phase != Phase::Finished);
     let owner = claims.max_by(|a, b| rank(a).cmp(&rank(b)))?;
     (!owner.unreadable).then_some(owner)
 }
@@ -182,10 +251,10 @@ mod tests {
 
     fn isolates(policies: &[Value], pod_value: &Value) -> Vec<String> {
         let store = store(policies);
-        isolating(&store, &pod(pod_value))
-            .iter()
-            .map(|policy| policy.name.to_string())
-            .collect()
+        let pod = pod(pod_value);
+        let found = isolating(&store, &pod);
+        assert_eq!(Isolating::of(&store).policies(&store, &pod), found);
+        found.iter().map(|policy| policy.name.to_string()).collect()
     }
 
     fn web() -> Value {
@@ -354,7 +423,7 @@ mod tests {
     fn owner(values: &[Value]) -> Option<String> {
         let store = store(values);
         let address = IpAddr::from([10, 0, 0, 1]);
-        let all = peers(&store);
+        let all: BTreeMap<IpAddr, &Pod> = peers(&store).collect();
         assert_eq!(all.get(&address).copied(), peer_at(&store, address));
         all.get(&address).map(|pod| pod.name.to_string())
     }

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use egress_common::abi::Endpoint;
 use egress_core::compile::{self, Isolation, Subject};
-use egress_core::image::{Image, Step};
+use egress_core::image::Step;
 use egress_core::object::{Name, Pod};
 use egress_core::plan::plan;
-use egress_core::workload;
+use egress_core::workload::Isolating;
 use zerocopy::network_endian::U32;
 
-use super::{Agent, Failure};
+use super::{Agent, Failure, Sought};
 use crate::metrics::Stage;
-use crate::pods::{Found, HostInterface, PodId, Record, Wanted};
+use crate::pods::{HostInterface, PodId, Record, Wanted};
 
 /// A local pod and where its traffic passes.
 struct Local<'a> {
@@ -26,9 +27,8 @@ impl Agent {
     /// Namespaces or interfaces may have changed: looks, and reconciles if they have.
     pub(super) fn look(&mut self) {
         let seen = Instant::now();
-        let wanted = self.wanted();
-        let before = std::mem::take(&mut self.found);
-        self.found = self.scan(&wanted, &before);
+        let before = self.found.clone();
+        self.scan();
         if self.found != before || !self.datapath.has_pins() {
             self.program(seen);
         }
@@ -41,10 +41,18 @@ impl Agent {
             self.publish();
             return;
         }
-        let wanted = self.wanted();
-        let before = std::mem::take(&mut self.found);
-        self.found = self.scan(&wanted, &before);
+        self.scan();
         self.program(seen);
+    }
+
+    /// Objects changed. Where the pods are is another question only when other pods are looked for: of
+    /// their interfaces the kernel tells.
+    pub(super) fn objects_changed(&mut self, seen: Instant) {
+        if self.sought.as_ref() == Some(&self.wanted()) {
+            self.program(seen);
+        } else {
+            self.reconcile(seen);
+        }
     }
 
     /// Fills the pool of spare tables. Says whether it could.
@@ -62,13 +70,12 @@ impl Agent {
 
     /// The local pods that send through an interface of their own, and those that our CNI plugin
     /// told of while no object of theirs is known.
-    fn wanted(&self) -> BTreeMap<PodId, Wanted> {
+    fn wanted(&self) -> Sought {
         let mut wanted: BTreeMap<PodId, Wanted> =
             self.held().map(|pod| (pod, Wanted::default())).collect();
         let locals = self
             .store
-            .pods()
-            .filter(|pod| pod.node == self.settings.options.node)
+            .pods_on(&self.settings.options.node)
             .filter(|pod| Isolation::of(pod, Vec::new()).is_some());
         for pod in locals {
             let annotation = pod.netns.clone().filter(|_| self.settings.annotations);
@@ -81,7 +88,10 @@ impl Agent {
                 },
             );
         }
-        wanted
+        Sought {
+            pods: wanted,
+            node: self.node_addresses(),
+        }
     }
 
     /// Pods with a sandbox on this node whose object is not known: its arrival is still to come,
@@ -123,27 +133,26 @@ impl Agent {
     /// Whether a pod is looked for that routes and neighbours may lead to.
     pub(super) fn searches(&self) -> bool {
         self.store
-            .pods()
-            .any(|pod| pod.node == self.settings.options.node && self.is_lost(pod))
+            .pods_on(&self.settings.options.node)
+            .any(|pod| self.is_lost(pod))
     }
 
-    fn scan(
-        &mut self,
-        wanted: &BTreeMap<PodId, Wanted>,
-        before: &BTreeMap<PodId, Found>,
-    ) -> BTreeMap<PodId, Found> {
-        let node = self.node_addresses();
+    /// Looks for the pods' interfaces.
+    fn scan(&mut self) {
+        let sought = self.wanted();
+        self.sought = None;
         let discovery = &mut self.discovery;
-        let mut found = match tokio::task::block_in_place(|| discovery.scan(wanted, &node)) {
+        let scanned = tokio::task::block_in_place(|| discovery.scan(&sought.pods, &sought.node));
+        let mut found = match scanned {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "looking for interfaces failed; what was known stays");
-                return before.clone();
+                return;
             }
         };
         for (pod, now) in &mut found {
             // A namespace that is there but does not answer keeps the interfaces it had.
-            if let Some(known) = before.get(pod)
+            if let Some(known) = self.found.get(pod)
                 && now.problem.is_some()
                 && now.place.is_some()
                 && now.place == known.place
@@ -152,7 +161,8 @@ impl Agent {
                 now.addresses.clone_from(&known.addresses);
             }
         }
-        found
+        self.found = found;
+        self.sought = Some(sought);
     }
 
     /// Attaches, compiles, plans and applies; publishes the outcome.
@@ -291,7 +301,7 @@ impl Agent {
         }
         let started = Instant::now();
         tracing::debug!(steps = planned.steps.len(), "applying");
-        let before = self.datapath.image().clone();
+        let before = self.datapath.image().endpoints.clone();
         let result = self.datapath.apply(&planned.steps);
         self.observations
             .programmed(Stage::Apply, started.elapsed());
@@ -316,17 +326,13 @@ impl Agent {
     }
 
     /// Takes over the counters of endpoints that are gone, before their slots are given out again.
-    fn retire(&self, before: &Image, steps: &[Step]) {
+    fn retire(&self, before: &BTreeMap<u64, Endpoint>, steps: &[Step]) {
         let attribution = self.attribution.borrow().clone();
         for step in steps {
             let Step::CloseSlot { slot } = step else {
                 continue;
             };
-            if before
-                .endpoints
-                .values()
-                .all(|endpoint| endpoint.slot.get() != *slot)
-            {
+            if before.values().all(|endpoint| endpoint.slot.get() != *slot) {
                 continue;
             }
             let taken = self
@@ -342,12 +348,9 @@ impl Agent {
     /// The node's pods that are enforced.
     fn locals(&self) -> BTreeMap<PodId, Local<'_>> {
         let mut locals = BTreeMap::new();
-        for pod in self
-            .store
-            .pods()
-            .filter(|pod| pod.node == self.settings.options.node)
-        {
-            let policies = workload::isolating(&self.store, pod);
+        let isolating = Isolating::of(&self.store);
+        for pod in self.store.pods_on(&self.settings.options.node) {
+            let policies = isolating.policies(&self.store, pod);
             let mut isolated_by: Vec<Name> =
                 policies.iter().map(|policy| policy.name.clone()).collect();
             isolated_by.sort_unstable();

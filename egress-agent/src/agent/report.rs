@@ -77,8 +77,7 @@ impl Agent {
     fn report(&self) -> Status {
         let pods: Vec<Pod> = self
             .store
-            .pods()
-            .filter(|pod| pod.node == self.settings.options.node)
+            .pods_on(&self.settings.options.node)
             .map(|pod| self.pod(pod))
             .collect();
         let mut waiting_for = self.unseen.clone();

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use egress_common::abi::{Address, FrontendKey};
 use egress_core::compile::{EndpointRules, Mixed};
 use egress_core::image;
-use egress_core::object::{Name, Pod};
+use egress_core::object::Name;
 use egress_core::ruleset::RulesetKey;
 use egress_core::workload::{self, SubjectKind};
 
@@ -68,13 +68,9 @@ impl Agent {
 
     /// Pods on the host network that policies select in vain (S87).
     fn unheld(&self) -> Vec<Warning> {
-        let here = |pod: &&Pod| {
-            pod.node == self.settings.options.node
-                && workload::subject(pod) == SubjectKind::HostNetwork
-        };
         self.store
-            .pods()
-            .filter(here)
+            .pods_on(&self.settings.options.node)
+            .filter(|pod| workload::subject(pod) == SubjectKind::HostNetwork)
             .filter_map(|pod| {
                 let policies = workload::isolating(&self.store, pod);
                 let names: Vec<String> = policies.iter().map(|p| display(&p.name)).collect();

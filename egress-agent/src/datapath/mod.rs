@@ -27,7 +27,7 @@ pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
 pub use self::inner::InnerTypes;
 pub use self::links::{Technique, is_own_filter};
-use self::tables::{CounterTables, Tables};
+use self::tables::{CounterTables, FREE, LEFT, Tables};
 use crate::metrics::{AllowedCount, DropCount, Kernel, ReadError, Readings};
 use crate::pods::{HostInterface, Side};
 use crate::status::MapFill;
@@ -42,12 +42,13 @@ mod inner;
 mod links;
 mod load;
 mod present;
+mod slots;
 mod sys;
 mod tables;
 
-/// Free slots that hold an empty trie, so that a new ruleset need not wait for a grace period of
-/// the kernel: more than the rulesets that one change usually brings.
-const SPARES: usize = 8;
+/// Free slots that hold empty tries, so that a new ruleset need not wait for a grace period of the
+/// kernel: more than the rulesets that come within a few of them. Two descriptors each.
+const SPARES: usize = 32;
 
 /// Slots of endpoints that have a table of inbound flows before there is an endpoint, for the same
 /// reason: the pods that start within [`Datapath::prepare`]'s reach. 384 KiB each.
@@ -215,34 +216,53 @@ impl Datapath {
     /// Carries out steps in order. After an error the tables are as [`Datapath::image`] says: the
     /// steps before it are done, it and the rest are not.
     pub fn apply(&mut self, steps: &[Step]) -> Result<(), ApplyError> {
-        let result = steps.iter().enumerate().try_for_each(|(done, step)| {
-            self.carry_out(step).map_err(|source| ApplyError {
-                done,
-                total: steps.len(),
-                step: describe(step),
-                source,
-            })?;
+        let mut rest = steps;
+        let result = loop {
+            let Some((step, after)) = rest.split_first() else {
+                break Ok(());
+            };
+            if let Err(source) = self.carry_out(step, after) {
+                break Err(ApplyError {
+                    done: steps.len() - rest.len(),
+                    total: steps.len(),
+                    step: describe(step),
+                    source,
+                });
+            }
             self.image.apply(step);
-            Ok(())
-        });
+            rest = after;
+        };
         self.publish_fills();
         result
     }
 
-    /// Makes room for the next rulesets and endpoints. Waits for grace periods: for idle times.
+    /// Has room made for the next rulesets and endpoints, and what was left taken away, by a thread: it
+    /// waits for grace periods. To be called as long as [`Datapath::lacks_room`].
     pub fn prepare(&mut self) -> Result<(), TableError> {
-        let first = self.image.next.ruleset.max(1);
-        let taken: Vec<u32> = self.image.rulesets.keys().copied().collect();
-        let free = (first..self.limits.rulesets)
-            .chain(1..first.min(self.limits.rulesets))
-            .filter(move |slot| !taken.contains(slot));
-        self.tables.prepare(free, SPARES)?;
-        self.tables.make_ready(&self.next_slots())
+        let (rulesets, endpoints) = (self.next_rulesets(), self.next_slots());
+        for slot in self.tables.slots.stock(&rulesets, &endpoints)? {
+            // There may be a ruleset again.
+            if !self.image.rulesets.contains_key(&slot) {
+                self.tables.set_ruleset_key(slot, FREE)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Whether the next endpoint would wait for the kernel.
+    /// Whether the next ruleset or endpoint would wait for the kernel, or something was left.
     pub fn lacks_room(&self) -> bool {
-        !self.tables.are_ready(&self.next_slots())
+        let (rulesets, endpoints) = (self.next_rulesets(), self.next_slots());
+        !self.tables.slots.are_stocked(&rulesets, &endpoints)
+    }
+
+    /// The slots that the next new rulesets get.
+    fn next_rulesets(&self) -> Vec<u32> {
+        let first = self.image.next.ruleset.max(1);
+        (first..self.limits.rulesets)
+            .chain(1..first.min(self.limits.rulesets))
+            .filter(|slot| !self.image.rulesets.contains_key(slot))
+            .take(SPARES)
+            .collect()
     }
 
     fn next_slots(&self) -> Vec<u16> {
@@ -336,13 +356,12 @@ impl Datapath {
 
     /// Notes flows that are older than an endpoint's hooks. Only for a slot that was just opened.
     pub fn seed_inbound(&mut self, slot: u16, flows: &[(FlowKey, Flow)]) {
-        self.tables
-            .seed_inbound(slot, flows, &self.image.config.seed);
+        self.tables.slots.seed(slot, flows, &self.image.config.seed);
     }
 
     /// Nothing can be older than the hooks of this slot's endpoint.
     pub fn seed_nothing(&mut self, slot: u16) {
-        self.tables.seed_nothing(slot);
+        self.tables.slots.seed(slot, &[], &self.image.config.seed);
     }
 
     /// Notes UDP flows that pods opened before their hooks were there.
@@ -442,14 +461,22 @@ impl Datapath {
         Ok(readings)
     }
 
-    fn carry_out(&mut self, step: &Step) -> Result<(), TableError> {
+    /// Carries out a step. What those `after` it need as well is got by one call.
+    fn carry_out(&mut self, step: &Step, after: &[Step]) -> Result<(), TableError> {
         let tables = &mut self.tables;
         match step {
             Step::SetConfig(config) => tables.set_config(config),
             Step::AddPorts { id, set } => tables.set_ports(&set.entries(*id)),
             Step::BuildRuleset { slot, placed } => {
                 if let Some(ruleset) = &placed.ruleset {
-                    tables.build(*slot, &ruleset.trie, &placed.sets)?;
+                    let next = after.iter().filter_map(|step| {
+                        let Step::BuildRuleset { slot, .. } = step else {
+                            return None;
+                        };
+                        Some(*slot)
+                    });
+                    let tries = tables.slots.tries(*slot, next)?;
+                    Tables::build(&tries, &ruleset.trie, &placed.sets)?;
                 }
                 tables.set_ruleset_key(*slot, placed.key.0)
             }
@@ -464,7 +491,15 @@ impl Datapath {
                 &frontend_key(*ruleset, *frontend),
                 &U32::new(egress_common::abi::FRONTEND_ALLOW),
             ),
-            Step::OpenSlot { slot } => tables.open_slot(*slot),
+            Step::OpenSlot { slot } => {
+                let next = after.iter().filter_map(|step| {
+                    let Step::OpenSlot { slot } = step else {
+                        return None;
+                    };
+                    Some(*slot)
+                });
+                tables.slots.open(*slot, next)
+            }
             Step::SetPeer { address, class } => {
                 if !self.image.peers.contains_key(address) {
                     tables.present.add(PRESENT_PEERS, &address.bytes)?;
@@ -500,11 +535,15 @@ impl Datapath {
                 .ruleset_frontends
                 .remove(&frontend_key(*ruleset, *frontend)),
             Step::ReleaseRuleset { slot } => {
-                tables.set_ruleset_key(*slot, [0; 32])?;
-                tables.release(*slot)
+                tables.set_ruleset_key(*slot, LEFT)?;
+                tables.slots.leave(*slot);
+                Ok(())
             }
             Step::RemovePorts { id, set } => tables.remove_ports(&set.entries(*id)),
-            Step::CloseSlot { slot } => tables.close_slot(*slot),
+            Step::CloseSlot { slot } => {
+                tables.slots.close(*slot);
+                Ok(())
+            }
         }
     }
 

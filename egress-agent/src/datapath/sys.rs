@@ -59,7 +59,7 @@ pub(super) fn create_map(
 
 /// `BPF_MAP_UPDATE_BATCH` (5.6, of tries 5.16): all keys in one call. `keys` and `values` hold
 /// `count` entries each. Returns how many were written before an error.
-pub(super) fn update_batch(
+fn update_batch(
     map: impl AsFd,
     keys: &[u8],
     values: &[u8],
@@ -83,6 +83,27 @@ pub(super) fn update_batch(
     }
 }
 
+/// Writes entries in order: by one call where the kernel takes them so, else one by one. With the
+/// bytes of keys and of values comes the size of one.
+pub(super) fn update_all(
+    map: BorrowedFd<'_>,
+    (keys, key_size): (&[u8], usize),
+    (values, value_size): (&[u8], usize),
+) -> io::Result<()> {
+    let keys_each = keys.chunks(key_size);
+    let count = u32::try_from(keys_each.len()).unwrap_or(u32::MAX);
+    if count == 0 {
+        return Ok(());
+    }
+    if let Err((written, error)) = update_batch(map, keys, values, count) {
+        tracing::debug!(written, %error, "a batch was refused, writing one by one");
+        for (key, value) in keys_each.zip(values.chunks(value_size)) {
+            update_one(map, key, value)?;
+        }
+    }
+    Ok(())
+}
+
 /// `BPF_PROG_QUERY` (TCX: 6.6): how many programs are on a hook of an interface.
 pub(super) fn attached(interface: u32, hook: bpf_attach_type) -> io::Result<u32> {
     let mut attr = zeroed();
@@ -101,7 +122,7 @@ pub(super) fn attached(interface: u32, hook: bpf_attach_type) -> io::Result<u32>
 }
 
 /// One entry, by `BPF_MAP_UPDATE_ELEM`.
-pub(super) fn update_one(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+fn update_one(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
     let mut attr = zeroed();
     // SAFETY: the second member of the union is the one BPF_MAP_UPDATE_ELEM reads, and any bytes are
     // a value of it.

@@ -1,18 +1,16 @@
 //! The maps by name and type. Keys and values go in and out as the bytes of
 //! [`egress_common::abi`]'s types.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
-use aya_obj::generated::bpf_map_type;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use egress_common::abi::{
-    Address, Config, Counter, CounterKey, FLOW_SEED_BYTES, Flow, FlowKey, FrontendKey, HookKey,
-    INBOUND_SETS, PortsData, RulesetClass, RulesetFrontend,
+    Address, Config, Counter, CounterKey, FrontendKey, HookKey, PortsData, RulesetClass,
+    RulesetFrontend,
 };
-use egress_common::flows::FlowSet;
 use egress_core::trie::Trie;
 use zerocopy::network_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -20,16 +18,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::endpoints::Endpoints;
 use super::error::{SetupError, TableError};
 use super::flows::FlowTable;
-use super::inner::InnerTypes;
 use super::present::Present;
+use super::slots::{Slots, Tries};
 use super::sys;
 
-/// `BPF_F_NO_PREALLOC`, which LPM tries demand.
-const NO_PREALLOC: u32 = 1;
-/// `BPF_F_MMAPABLE`.
-const MMAPABLE: u32 = 1024;
 /// Entries written by one batch call: 16,384 keys of 20 bytes keep the kernel's copy at 320 KiB.
 const BATCH: usize = 16_384;
+
+/// In RULESET_KEYS: nothing is in this slot.
+pub(super) const FREE: [u8; 32] = [0; 32];
+/// In RULESET_KEYS: what is in this slot is nobody's, and still has to be taken out. No digest is this.
+pub(super) const LEFT: [u8; 32] = [0xff; 32];
 
 /// A hash map.
 pub(super) struct Hash<const K: usize, const V: usize> {
@@ -50,19 +49,8 @@ pub(super) struct Tables {
     pub(super) ruleset_frontends: Hash<8, 4>,
     /// Flows that pods opened.
     pub(super) flows: FlowTable,
-    cidrs_v4: ArrayOfMaps<MapData>,
-    cidrs_v6: ArrayOfMaps<MapData>,
-    inbound: ArrayOfMaps<MapData>,
-    /// Tries that stand in a slot, empty, waiting for a ruleset.
-    spare: BTreeMap<u32, (MapData, MapData)>,
-    /// Tables of inbound flows that were made just now, until older flows are noted in them.
-    opened: BTreeMap<u16, FlowTable>,
-    /// Empty tables of slots that no endpoint uses yet.
-    ready: BTreeMap<u16, FlowTable>,
-    /// Capacity of one trie.
-    trie_entries: u32,
-    /// What inner maps need to be ones.
-    inner_types: InnerTypes,
+    /// RULESET_CIDRS and INBOUND.
+    pub(super) slots: Slots,
 }
 
 /// The counters, read by whoever scrapes.
@@ -86,6 +74,12 @@ impl Tables {
             Err(failed("FLOWS", "open", format!("{map:?} is no array")))
         };
         let flows = flows.map_err(|source| SetupError::Flows { source })?;
+        let rulesets = take(ebpf, "RULESET_KEYS")?;
+        let left = left(&rulesets).map_err(|source| SetupError::Map {
+            map: "RULESET_KEYS",
+            source,
+        })?;
+        let slots = Slots::take(ebpf, trie_entries, left)?;
         Ok(Self {
             endpoints: Endpoints::take(ebpf)?,
             config: take(ebpf, "CONFIG")?,
@@ -93,171 +87,18 @@ impl Tables {
             present: Present::take(ebpf)?,
             ruleset_classes: Hash::take(ebpf, "RULESET_CLASSES")?,
             ports: take(ebpf, "PORTS")?,
-            rulesets: take(ebpf, "RULESET_KEYS")?,
+            rulesets,
             frontends: Hash::take(ebpf, "FRONTENDS")?,
             ruleset_frontends: Hash::take(ebpf, "RULESET_FRONTENDS")?,
             flows,
-            cidrs_v4: take(ebpf, "RULESET_CIDRS_V4")?,
-            cidrs_v6: take(ebpf, "RULESET_CIDRS_V6")?,
-            inbound: take(ebpf, "INBOUND")?,
-            spare: BTreeMap::new(),
-            opened: BTreeMap::new(),
-            ready: BTreeMap::new(),
-            trie_entries,
-            inner_types: InnerTypes::load().map_err(SetupError::InnerTypes)?,
+            slots,
         })
     }
 
-    /// Fills the tries of a slot that no endpoint uses. Without a spare pair in the slot this waits
-    /// for a grace period of the kernel.
-    pub(super) fn build(&mut self, slot: u32, trie: &Trie, sets: &[u32]) -> Result<(), TableError> {
-        let spare = self.spare.remove(&slot);
-        let stands = spare.is_some();
-        let (v4, v6) = match spare {
-            Some(pair) => pair,
-            None => self.new_pair()?,
-        };
-        fill(&v4, "RULESET_CIDRS_V4", trie.v4(), sets)?;
-        fill(&v6, "RULESET_CIDRS_V6", trie.v6(), sets)?;
-        if stands {
-            return Ok(());
-        }
-        self.place(slot, &v4, &v6)
-    }
-
-    /// Puts empty tries where a ruleset was; they are spares from then on.
-    pub(super) fn release(&mut self, slot: u32) -> Result<(), TableError> {
-        let (v4, v6) = self.new_pair()?;
-        self.place(slot, &v4, &v6)?;
-        self.spare.insert(slot, (v4, v6));
-        Ok(())
-    }
-
-    /// Makes sure that so many of the free slots from `from` on hold spares.
-    pub(super) fn prepare(
-        &mut self,
-        free: impl Iterator<Item = u32>,
-        count: usize,
-    ) -> Result<(), TableError> {
-        for slot in free.take(count) {
-            if !self.spare.contains_key(&slot) {
-                self.release(slot)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn new_pair(&self) -> Result<(MapData, MapData), TableError> {
-        let trie = |outer, name, key| {
-            self.new_inner(
-                (outer, name),
-                bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
-                (key, 4),
-                self.trie_entries,
-                NO_PREALLOC,
-            )
-        };
-        Ok((
-            trie("RULESET_CIDRS_V4", "cidrs_v4", 8)?,
-            trie("RULESET_CIDRS_V6", "cidrs_v6", 20)?,
-        ))
-    }
-
-    /// A map to stand in a slot of `outer`.
-    fn new_inner(
-        &self,
-        (outer, name): (&'static str, &str),
-        map_type: bpf_map_type,
-        sizes: (u32, u32),
-        entries: u32,
-        flags: u32,
-    ) -> Result<MapData, TableError> {
-        let map = self
-            .inner_types
-            .create_map(name, map_type, sizes, entries, flags)
-            .map_err(|e| failed(outer, "create", e))?;
-        MapData::from_fd(map).map_err(|e| failed(outer, "create", e))
-    }
-
-    fn place(&mut self, slot: u32, v4: &MapData, v6: &MapData) -> Result<(), TableError> {
-        self.cidrs_v4
-            .set(slot, v4, 0)
-            .map_err(|e| failed("RULESET_CIDRS_V4", "update", e))?;
-        self.cidrs_v6
-            .set(slot, v6, 0)
-            .map_err(|e| failed("RULESET_CIDRS_V6", "update", e))
-    }
-
-    /// A table for an endpoint's inbound flows, in place of the one of the slot's last user. Without
-    /// one made ready this waits for a grace period of the kernel.
-    pub(super) fn open_slot(&mut self, slot: u16) -> Result<(), TableError> {
-        let table = match self.ready.remove(&slot) {
-            Some(table) => table,
-            None => self.new_inbound(slot)?,
-        };
-        self.opened.insert(slot, table);
-        Ok(())
-    }
-
-    /// Makes sure that these slots, which no endpoint uses, have empty tables, and no others.
-    pub(super) fn make_ready(&mut self, slots: &[u16]) -> Result<(), TableError> {
-        self.ready.retain(|slot, _| slots.contains(slot));
-        for slot in slots {
-            if !self.ready.contains_key(slot) {
-                let map = self.new_inbound(*slot)?;
-                self.ready.insert(*slot, map);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether all of these slots have empty tables.
-    pub(super) fn are_ready(&self, slots: &[u16]) -> bool {
-        slots.iter().all(|slot| self.ready.contains_key(slot))
-    }
-
-    /// Notes flows that were opened towards an endpoint before its hooks were there. What the hooks
-    /// have noted since [`Tables::open_slot`] is newer and stays.
-    pub(super) fn seed_inbound(
-        &mut self,
-        slot: u16,
-        flows: &[(FlowKey, Flow)],
-        seed: &[u8; FLOW_SEED_BYTES],
-    ) {
-        if let Some(table) = self.opened.remove(&slot) {
-            for (key, flow) in flows {
-                table.add(key, flow, seed);
-            }
-        }
-    }
-
-    /// Nothing is older than the hooks of a slot that was just opened.
-    pub(super) fn seed_nothing(&mut self, slot: u16) {
-        self.opened.remove(&slot);
-    }
-
-    /// An empty table takes the place of one that nobody uses any more: the slot's next user must
-    /// not see these flows.
-    pub(super) fn close_slot(&mut self, slot: u16) -> Result<(), TableError> {
-        self.opened.remove(&slot);
-        self.ready.remove(&slot);
-        drop(self.new_inbound(slot)?);
-        Ok(())
-    }
-
-    fn new_inbound(&mut self, slot: u16) -> Result<FlowTable, TableError> {
-        let set = u32::try_from(size_of::<FlowSet>()).unwrap_or(u32::MAX);
-        let map = self.new_inner(
-            ("INBOUND", "inbound"),
-            bpf_map_type::BPF_MAP_TYPE_ARRAY,
-            (4, set),
-            INBOUND_SETS,
-            MMAPABLE,
-        )?;
-        self.inbound
-            .set(u32::from(slot), &map, 0)
-            .map_err(|e| failed("INBOUND", "update", e))?;
-        FlowTable::map("INBOUND", map.fd(), INBOUND_SETS)
+    /// Fills the tries of a slot that no endpoint uses.
+    pub(super) fn build((v4, v6): &Tries, trie: &Trie, sets: &[u32]) -> Result<(), TableError> {
+        fill(v4, "RULESET_CIDRS_V4", trie.v4(), sets)?;
+        fill(v6, "RULESET_CIDRS_V6", trie.v6(), sets)
     }
 
     pub(super) fn config(&self) -> Result<Config, TableError> {
@@ -311,7 +152,7 @@ impl Tables {
                     .map_err(|e| failed("RULESET_KEYS", "lookup", e))?;
                 Ok((slot, key))
             })
-            .filter(|entry| !matches!(entry, Ok((_, key)) if *key == [0; 32]))
+            .filter(|entry| !matches!(entry, Ok((_, key)) if *key == FREE || *key == LEFT))
             .collect()
     }
 
@@ -458,6 +299,16 @@ fn sum<'a>(values: impl Iterator<Item = &'a [u8; 16]>) -> Counter {
     })
 }
 
+/// The slots that an agent left, and did not empty any more.
+fn left(rulesets: &Array<MapData, [u8; 32]>) -> Result<BTreeSet<u32>, MapError> {
+    let keys = (0..).zip(rulesets.iter());
+    keys.filter_map(|(slot, key)| match key {
+        Ok(key) => (key == LEFT).then_some(Ok(slot)),
+        Err(error) => Some(Err(error)),
+    })
+    .collect()
+}
+
 /// Fills a trie in key order: one batch where the kernel takes them, single writes for the rest.
 fn fill<const A: usize>(
     trie: &MapData,
@@ -477,17 +328,9 @@ fn fill<const A: usize>(
         values.extend(U32::new(ports.unwrap_or(egress_common::abi::PORTS_NOTHING)).as_bytes());
     }
     for (keys, values) in keys.chunks(BATCH * (A + 4)).zip(values.chunks(BATCH * 4)) {
-        let count = u32::try_from(values.len() / 4).unwrap_or(u32::MAX);
-        let Err((written, error)) = sys::update_batch(trie.fd().as_fd(), keys, values, count)
-        else {
-            continue;
-        };
         // No batches of tries before 5.16, and ENOMEM for large ones from some kernels.
-        tracing::debug!(map = name, written, %error, "batch refused, writing one by one");
-        for (key, value) in keys.chunks(A + 4).zip(values.chunks(4)) {
-            sys::update_one(trie.fd().as_fd(), key, value)
-                .map_err(|e| failed(name, "update", e))?;
-        }
+        sys::update_all(trie.fd().as_fd(), (keys, A + 4), (values, 4))
+            .map_err(|e| failed(name, "update", e))?;
     }
     Ok(())
 }
