@@ -4,7 +4,8 @@
 //! "Flows".
 //!
 //! Functions that are not inlined are few and take five arguments at most: they become
-//! functions of the kernel programs, whose frames share 512 bytes of stack.
+//! functions of the kernel programs, whose frames share 512 bytes of stack along a chain of calls
+//! (`egress-agent/tests/kernel/stack.rs` adds them up).
 
 mod ask;
 mod flow;

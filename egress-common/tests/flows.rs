@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use egress_common::abi::{FLOW_CLOSING, FLOW_SEED_BYTES, Flow, FlowKey};
-use egress_common::flows::{FlowSet, Place, WAYS_V4, WAYS_V6};
+use egress_common::abi::{FLOW_CLOSING, FLOW_SEED_BYTES, Flow, FlowKey, INBOUND_SETS};
+use egress_common::flows::{FlowSet, Place, WAYS_V4, WAYS_V6, find_in_two, put_in_two};
 
 const SEED: [u8; FLOW_SEED_BYTES] = *b"nobody outside knows this secret";
 
@@ -187,4 +187,54 @@ fn a_verdict_is_never_found_with_another_flow_s_key() {
     });
     let (found, missed) = (found.into_inner(), missed.into_inner());
     assert!(found > 100 && missed > 100, "{found} {missed}");
+}
+
+/// Of so many connections to a pod, how many are found in its table after all were noted.
+fn kept(is_v4: bool, connections: u16) -> usize {
+    let sets: Vec<FlowSet> = (0..INBOUND_SETS).map(|_| FlowSet::default()).collect();
+    let set = |place: &Place| sets.get(usize::try_from(place.index(INBOUND_SETS)).unwrap());
+    for number in 0..connections {
+        put_in_two(
+            &place(is_v4, number),
+            &flow(u32::from(number), 1_000, 0),
+            set,
+        );
+    }
+    (0..connections)
+        .filter(|&number| {
+            find_in_two(&place(is_v4, number), set)
+                .is_some_and(|known| known.flow.generation.get() == u32::from(number))
+        })
+        .count()
+}
+
+#[test]
+fn of_a_pod_s_connections_hardly_any_is_forgotten_up_to_half_of_what_its_table_holds() {
+    for is_v4 in [true, false] {
+        assert_eq!(kept(is_v4, 1_000), 1_000);
+        let kept = kept(is_v4, 2_000);
+        assert!(kept >= 1_990, "{kept}");
+    }
+}
+
+#[test]
+fn a_flow_of_the_second_set_is_found_and_kept_up_like_one_of_the_first() {
+    for is_v4 in [true, false] {
+        let sets: Vec<FlowSet> = (0..12).map(|_| FlowSet::default()).collect();
+        let set = |place: &Place| sets.get(usize::try_from(place.index(12)).unwrap());
+        let second = (0..u16::MAX)
+            .map(|number| place(is_v4, number))
+            .find(|place| {
+                put_in_two(place, &flow(1, 1_000, 0), set);
+                set(place).is_some_and(|first| first.find(place).is_none())
+            })
+            .unwrap();
+        find_in_two(&second, set)
+            .unwrap()
+            .touch(1_100, FLOW_CLOSING);
+        let known = find_in_two(&second, set).unwrap();
+        assert_eq!(known.flow, flow(1, 1_100, FLOW_CLOSING));
+        put_in_two(&second, &flow(2, 1_101, 0), set);
+        assert_eq!(find_in_two(&second, set).unwrap().flow, flow(2, 1_101, 0));
+    }
 }

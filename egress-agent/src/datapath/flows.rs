@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use egress_common::abi::{FLOW_SEED_BYTES, Flow, FlowKey};
-use egress_common::flows::{FlowSet, Place};
+use egress_common::flows::{FlowSet, Place, find_in_two, put_in_two};
 
 use super::error::TableError;
 use super::sys::Shared;
@@ -22,13 +22,21 @@ impl FlowTable {
         Ok(Self { memory })
     }
 
-    /// Notes a flow, unless there is an entry for it: that is newer.
+    /// Notes a flow that a pod opened, unless there is an entry for it: that is newer.
     pub(super) fn add(&self, key: &FlowKey, flow: &Flow, seed: &[u8; FLOW_SEED_BYTES]) {
         let place = Place::of(*key, seed);
         if let Some(set) = self.set(&place)
             && set.find(&place).is_none()
         {
             set.put(&place, flow);
+        }
+    }
+
+    /// Notes a flow towards a pod, unless there is an entry for it: that is newer.
+    pub(super) fn add_inbound(&self, key: &FlowKey, flow: &Flow, seed: &[u8; FLOW_SEED_BYTES]) {
+        let place = Place::of(*key, seed);
+        if find_in_two(&place, |place| self.set(place)).is_none() {
+            put_in_two(&place, flow, |place| self.set(place));
         }
     }
 

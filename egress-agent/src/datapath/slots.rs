@@ -157,7 +157,7 @@ impl Slots {
     ) {
         if let Some(table) = self.opened.remove(&slot) {
             for (key, flow) in flows {
-                table.add(key, flow, seed);
+                table.add_inbound(key, flow, seed);
             }
         }
     }

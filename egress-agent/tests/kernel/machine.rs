@@ -26,7 +26,8 @@ use zerocopy::{FromBytes as _, Immutable, IntoBytes};
 
 use crate::frames::{ACK, Ethernet, POD6, SYN, TCP, tcp};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Test runs happen on the loopback interface unless told otherwise.
 const LOOPBACK: u64 = 1;
@@ -336,6 +337,12 @@ impl Machine {
 
     pub(crate) fn next_epoch(&mut self) {
         self.config.epoch += 1;
+        self.write_config();
+    }
+
+    /// Flows are named under a secret, as the agent's are.
+    pub(crate) fn keep_a_secret(&mut self) {
+        self.config.seed = *b"nobody outside knows this secret";
         self.write_config();
     }
 

@@ -27,6 +27,9 @@ pub(super) const fn state(seen: u32, flags: u32) -> u64 {
     closing | (seen as u64) << 32 & SEEN
 }
 
+/// [`Way::fitness`] from here on: no live flow is forgotten.
+pub(super) const NOT_MISSED: u64 = 1 << 32;
+
 /// A way of a set: a family's words of key, verdict, check and state.
 pub(super) trait Way {
     /// Whether it has a key.
@@ -81,7 +84,7 @@ pub(super) trait Way {
         let state = self.state().0.load();
         let idle = u64::from(now.saturating_sub(seen(state)));
         if state & CLOSING != 0 && idle > LINGER {
-            idle | 1 << 32
+            idle | NOT_MISSED
         } else {
             idle
         }

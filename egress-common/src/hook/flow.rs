@@ -3,7 +3,7 @@
 use zerocopy::network_endian::U32;
 
 use crate::abi::{Endpoint, FLOW_CLOSING, Flow, FlowKey, LOCAL_LINK_LOCAL};
-use crate::flows::{Known, Place};
+use crate::flows::{Known, Place, find_in_two, put_in_two};
 use crate::packet::{
     PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Packet, TCP_ACK, TCP_FIN, TCP_RST,
     TCP_SYN, Transport,
@@ -208,7 +208,7 @@ impl Tracked {
     /// A live flow that was opened towards the pod.
     #[inline(always)]
     pub(super) fn inbound<'a>(&self, system: &'a impl State, moment: &Moment) -> Option<Known<'a>> {
-        let known = system.inbound(&self.0)?.find(&self.0)?;
+        let known = find_in_two(&self.0, |place| system.inbound(place))?;
         is_live(self.0.key().protocol, &known.flow, moment.now).then_some(known)
     }
 
@@ -223,9 +223,7 @@ impl Tracked {
     /// Writes a flow that is opened towards the pod.
     #[inline(always)]
     pub(super) fn write_inbound(&self, system: &impl State, flow: &Flow) {
-        if let Some(set) = system.inbound(&self.0) {
-            set.put(&self.0, flow);
-        }
+        put_in_two(&self.0, flow, |place| system.inbound(place));
     }
 
     /// Whether a packet of the pod answers a live inbound flow (S52), which it keeps alive.

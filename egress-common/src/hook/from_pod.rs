@@ -193,7 +193,9 @@ fn judge<S: State + Tables, F: Frame>(
 ) -> Reason {
     let moment = &Moment::of(system, endpoint);
     if scratch.packet.transport == Transport::IcmpError {
-        if is_related(system, endpoint, moment, frame, scratch) {
+        // The quote is read before that call and not in it: their frames would add up.
+        let Scratch { packet, quote, .. } = &mut *scratch;
+        if quote.read(frame, packet) && is_related(system, endpoint, moment, scratch) {
             return Reason::Related;
         }
         return ask_apart(system, endpoint, scratch);

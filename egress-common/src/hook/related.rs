@@ -5,20 +5,19 @@ use super::flow::{Moment, Tracked};
 use crate::abi::{Endpoint, FlowKey};
 use crate::decide::verdict;
 use crate::event::Action;
-use crate::packet::{Frame, Transport};
+use crate::packet::Transport;
 use crate::tables::{State, Tables};
 
-/// Whether an ICMP error of the pod is about a packet that was sent to it on a live inbound flow,
-/// or on a flow of its own that is still allowed (S49, S54).
+/// Whether an ICMP error of the pod, whose quote was read, is about a packet that was sent to it on a
+/// live inbound flow, or on a flow of its own that is still allowed (S49, S54).
 ///
 /// It must go where that packet came from, or a flow with one peer would be a pass to any
 /// other (S53).
 #[inline(never)]
-pub(super) fn is_related<S: State + Tables, F: Frame>(
+pub(super) fn is_related<S: State + Tables>(
     system: &S,
     endpoint: &Endpoint,
     moment: &Moment,
-    frame: &F,
     scratch: &mut Scratch,
 ) -> bool {
     let Scratch {
@@ -27,9 +26,6 @@ pub(super) fn is_related<S: State + Tables, F: Frame>(
         target,
         ..
     } = scratch;
-    if !quote.read(frame, packet) {
-        return false;
-    }
     if quote.source != packet.destination {
         return false;
     }
