@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -35,23 +35,23 @@ use image::Program;
 use kernel::{KERNELS, Kernel};
 use qemu::End;
 use report::{Report, Row};
-use selection::{PROGRAMS, Tests};
+use selection::{Extent, PROGRAMS, Tests};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this one; may be given more than once
     #[arg(long, value_parser = names(), default_value = ALL)]
     kernel: Vec<String>,
-    /// Every test of the programs, and not a sample
-    #[arg(long)]
-    full: bool,
+    /// How many of the tests
+    #[arg(long, value_enum, default_value_t = Extent::Short)]
+    tests: Extent,
     /// Download the newest of each kernel again
     #[arg(long)]
     refresh: bool,
     /// The agent without optimisation, where building takes longer than running
     #[arg(long)]
     debug: bool,
-    /// Seconds that one machine may take; an hour with --full
+    /// Seconds that one machine may take, far more than it needs: 30 minutes, two hours for all tests
     #[arg(long)]
     limit: Option<u64>,
     /// Machines at one time, of one processor each; as many as there are processors
@@ -61,9 +61,9 @@ pub(crate) struct Args {
 
 const ALL: &str = "all";
 
-/// The sample takes four minutes of a processor of one's own.
-const LIMIT: Duration = Duration::from_mins(10);
-const FULL_LIMIT: Duration = Duration::from_hours(1);
+/// Ends a machine that hangs, and none that has to share its processor.
+const LIMIT: Duration = Duration::from_mins(30);
+const LIMIT_OF_ALL: Duration = Duration::from_hours(2);
 
 /// What must be here, and Debian's package of it.
 const NEEDED: [(&str, &str); 4] = [
@@ -94,7 +94,10 @@ impl Args {
     }
 
     fn limit(&self) -> Duration {
-        let default = if self.full { FULL_LIMIT } else { LIMIT };
+        let default = match self.tests {
+            Extent::Short | Extent::Sample => LIMIT,
+            Extent::All => LIMIT_OF_ALL,
+        };
         self.limit.map_or(default, Duration::from_secs)
     }
 
@@ -112,7 +115,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     ensure_programs()?;
     toolchain::ensure(workspace, Purpose::Run)?;
-    let programs = programs(workspace, args.debug)?;
+    let programs = programs(workspace, args)?;
 
     let mut total = Tally::default();
     let mut rows = Vec::new();
@@ -187,9 +190,8 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
         .tests
         .iter()
         .map(|(path, tests)| {
-            let mut words = vec![path.clone()];
-            words.extend(tests.arguments(&kernel, args.full));
-            words.join(" ")
+            let arguments = tests.arguments(&kernel, args.tests);
+            format!("{path} {}", arguments.join(" "))
         })
         .collect();
     let files = folder.join("initramfs");
@@ -200,11 +202,13 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
     .with_context(|| format!("writing {}", files.display()))?;
 
     let log = folder.join("console.log");
-    let mut report = Report::new(kernel, &built.tests, args.full);
+    let mut report = Report::new(kernel, &built.tests, args.tests);
     let limit = args.limit();
+    let start = Instant::now();
     let end = qemu::boot(&unpacked.image, &files, &log, limit, |line| {
         if report.read(line) {
-            println!("{:>4} | {line}", kernel.name);
+            let seconds = start.elapsed().as_secs();
+            println!("{:>4} {seconds:>4} s | {line}", kernel.name);
         }
     })?;
     if end == End::TimeLimit {
@@ -222,8 +226,8 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
 
 /// Builds what goes into the machines: the agent as it is released, and the tests as `cargo xtask
 /// test` has built them, so that running both builds nothing twice.
-fn programs(workspace: &Workspace, debug: bool) -> Result<Built> {
-    let agent = build::agent(workspace, debug)?;
+fn programs(workspace: &Workspace, args: &Args) -> Result<Built> {
+    let agent = build::agent(workspace, args.debug)?;
     process::run(
         workspace
             .cargo()
@@ -250,11 +254,13 @@ fn programs(workspace: &Workspace, debug: bool) -> Result<Built> {
         });
     }
     let mut tests = Vec::new();
-    for package in BTreeSet::from_iter(PROGRAMS.map(|tests| tests.package)) {
-        let targets: Vec<Tests> = PROGRAMS
-            .into_iter()
-            .filter(|tests| tests.package == package)
-            .collect();
+    let asked = || {
+        let all = PROGRAMS.into_iter();
+        all.filter(|tests| tests.are_asked_for(args.tests))
+    };
+    let packages: BTreeSet<&str> = asked().map(|tests| tests.package).collect();
+    for package in packages {
+        let targets: Vec<Tests> = asked().filter(|tests| tests.package == package).collect();
         for (program, source) in targets.iter().zip(test_programs(workspace, &targets)?) {
             let path = bin(&format!("{}-{}", program.package, program.target));
             programs.push(lean(&source, path.clone())?);
@@ -362,10 +368,10 @@ fn ensure_programs() -> Result<()> {
 mod tests {
     use super::*;
 
-    fn args(kernel: &[&str], full: bool) -> Args {
+    fn args(kernel: &[&str], tests: Extent) -> Args {
         Args {
             kernel: kernel.iter().map(ToString::to_string).collect(),
-            full,
+            tests,
             refresh: false,
             debug: false,
             limit: None,
@@ -375,13 +381,13 @@ mod tests {
 
     #[test]
     fn kernels_run_oldest_first_and_once() {
-        let chosen: Vec<&str> = args(&["sid", "5.10", "sid"], false)
+        let chosen: Vec<&str> = args(&["sid", "5.10", "sid"], Extent::Short)
             .kernels()
             .map(|kernel| kernel.name)
             .collect();
         assert_eq!(chosen, ["5.10", "sid"]);
-        assert_eq!(args(&[ALL], false).kernels().count(), KERNELS.len());
-        assert!(args(&[ALL], true).limit() > args(&[ALL], false).limit());
+        assert_eq!(args(&[ALL], Extent::Short).kernels().count(), KERNELS.len());
+        assert!(args(&[ALL], Extent::All).limit() > args(&[ALL], Extent::Short).limit());
     }
 
     #[test]

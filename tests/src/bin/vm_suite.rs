@@ -150,9 +150,10 @@ fn coarse_clock(world: &World) -> Result<&'static str> {
     }
 }
 
-/// A kernel that takes a trie's entries one by one refuses them together, and the agent says so.
+/// A kernel that takes entries of tries, or maps of maps, one by one refuses them together, and the
+/// agent says so.
 fn batches(world: &World) -> &'static str {
-    if world.agent.log().contains("batch refused") {
+    if world.agent.log().contains("a batch was refused") {
         "no"
     } else {
         "yes"

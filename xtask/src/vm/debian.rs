@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
 use crate::process;
+use crate::toolchain;
 
 /// The package that always depends on the newest kernel of its release.
 const META: &str = "linux-image-cloud-amd64";
@@ -137,6 +138,8 @@ impl Apt {
                 "Dir::Etc::sourceparts=-".to_owned(),
                 "APT::Architecture=amd64".to_owned(),
                 "Acquire::Languages=none".to_owned(),
+                // A mirror that is busy, or being brought up to date.
+                "Acquire::Retries=5".to_owned(),
                 // The other user that apt downloads as may not write here.
                 "APT::Sandbox::User=".to_owned(),
             ],
@@ -184,8 +187,19 @@ fn of_the_kernel(text: &str) -> impl Iterator<Item = String> {
         .map(|(_, name)| name.to_owned())
 }
 
-/// Where this machine gets Debian's packages from.
+/// Where this machine gets Debian's packages from. Whose archive it is, apt reads in lists that a fresh
+/// machine may not have fetched yet.
 fn mirror() -> Result<String> {
+    if let Some(known) = known_mirror()? {
+        return Ok(known);
+    }
+    if toolchain::may_install_packages()? {
+        process::run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    }
+    known_mirror()?.context("apt knows no archive of Debian here, and the kernels come from one")
+}
+
+fn known_mirror() -> Result<Option<String>> {
     let text = process::output(Command::new("apt-get").args([
         "indextargets",
         "--format",
@@ -193,10 +207,10 @@ fn mirror() -> Result<String> {
         "Created-By: Packages",
         "Origin: Debian",
     ]))?;
-    text.lines()
+    let mut lines = text.lines();
+    Ok(lines
         .find_map(|line| line.strip_prefix("Debian "))
-        .map(str::to_owned)
-        .context("apt knows no archive of Debian here, and the kernels come from one")
+        .map(str::to_owned))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::kernel::{Kernel, MOST_INSTRUCTIONS};
 use super::qemu::End;
-use super::selection::Tests;
+use super::selection::{Extent, Tests};
 use crate::test::Tally;
 
 /// Behind this a line is the guest's own. Not at the start of a line: firmware leaves the
@@ -37,12 +37,12 @@ pub(super) struct Row {
 
 impl Report {
     /// `programs` are the paths in the guest.
-    pub(super) fn new(kernel: Kernel, programs: &[(String, Tests)], full: bool) -> Self {
+    pub(super) fn new(kernel: Kernel, programs: &[(String, Tests)], extent: Extent) -> Self {
         Self {
             kernel,
             expected: programs
                 .iter()
-                .map(|(path, tests)| (path.clone(), tests.at_least(&kernel, full)))
+                .map(|(path, tests)| (path.clone(), tests.at_least(&kernel, extent)))
                 .collect(),
             release: None,
             facts: BTreeMap::new(),
@@ -237,7 +237,7 @@ mod tests {
     fn read(text: &str, end: End) -> (Tally, Row) {
         let [oldest, ..] = KERNELS;
         let [first, ..] = PROGRAMS;
-        let mut report = Report::new(oldest, &[("/bin/kernel".to_owned(), first)], false);
+        let mut report = Report::new(oldest, &[("/bin/kernel".to_owned(), first)], Extent::Short);
         for line in text.lines() {
             report.read(line);
         }
