@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use egress_core::compile::{Desired, Options};
+use egress_core::compile::{Desired, Options, Touched};
 use egress_core::object::Name;
 use egress_core::plan::Refusal;
 use egress_core::store::{Changed, Store};
@@ -132,6 +132,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         store: Store::default(),
         datapath,
         desired: Desired::default(),
+        touched: Touched::Everything,
         pods: BTreeMap::new(),
         found: BTreeMap::new(),
         sought: None,
@@ -197,6 +198,8 @@ struct Agent {
     datapath: Datapath,
     /// What was last compiled.
     desired: Desired,
+    /// What of the store changed since then.
+    touched: Touched,
     /// Local pods: who isolates them, as of the last look.
     pods: BTreeMap<Name, Vec<Name>>,
     /// Local pods' namespaces and interfaces, as of the last look.
@@ -314,6 +317,7 @@ impl Agent {
         } = change;
         let mut changed = false;
         for event in events {
+            self.touched.note(&self.store, &event);
             changed |= self.store.apply(event) == Changed::Yes;
         }
         self.sources = sources;

@@ -8,7 +8,7 @@ use egress_common::abi::{ENDPOINT_ISOLATED, Endpoint, RULESET_DENY};
 use egress_common::decide::decide;
 use egress_common::event::{Action, Reason};
 
-use crate::compile::{self, Desired, EndpointRules, Isolation, Options, Subject};
+use crate::compile::{self, Desired, EndpointRules, Isolation, Options, Subject, Touched};
 use crate::explain::{self, Explainer, Explanation};
 use crate::image::Image;
 use crate::object::{Name, Pod};
@@ -277,7 +277,13 @@ impl<'a> Compiled<'a> {
             node: node.to_owned(),
             ..options.clone()
         };
-        let desired = compile::compile(store, &subjects, &options, &Desired::default());
+        let desired = compile::compile(
+            store,
+            &subjects,
+            &options,
+            &Desired::default(),
+            &Touched::Everything,
+        );
         // Endpoints are given to `decide` by value: there may be more than a node has slots.
         let rules = Desired {
             endpoints: BTreeMap::new(),

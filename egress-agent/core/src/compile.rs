@@ -18,8 +18,11 @@ use crate::store::Store;
 use crate::workload::{self, SubjectKind};
 
 mod classes;
+mod touched;
 
 use self::classes::Classes;
+pub use self::classes::Classified;
+pub use self::touched::Touched;
 
 /// Whose packets are judged.
 #[derive(Clone, Debug)]
@@ -74,11 +77,11 @@ pub struct Desired {
     pub endpoints: BTreeMap<u64, DesiredEndpoint>,
     /// Every ruleset that an endpoint uses.
     pub rulesets: BTreeMap<RulesetKey, Arc<Ruleset>>,
-    /// The distinct columns: what each ruleset allows towards an address by class. What is not
-    /// there is nothing.
+    /// What each ruleset allows towards an address, by the address's class. What is not there is
+    /// nothing; columns may be equal, or empty.
     pub columns: Vec<Column>,
-    /// Index of [`Desired::columns`] by address. Addresses with an empty column are left out.
-    pub peers: BTreeMap<IpAddr, usize>,
+    /// The class of each pod address.
+    pub peers: Classified,
     /// Service frontends, each with the rulesets that allow it.
     pub frontends: BTreeMap<FrontendKey, BTreeSet<RulesetKey>>,
     /// Frontends some of whose backends are allowed and some denied: denied as a whole (S84).
@@ -127,12 +130,14 @@ struct Ruled<'a> {
 }
 
 /// Compiles. Rulesets of `previous` with the same content are taken over instead of being built
-/// again.
+/// again; so are the classes of addresses that were not touched since `previous` was compiled of
+/// this store.
 pub fn compile(
     store: &Store,
     subjects: &[Subject<'_>],
     options: &Options,
     previous: &Desired,
+    touched: &Touched,
 ) -> Desired {
     let node_rule = own_node_rule(store, options).map(|rule| (digest(&rule), rule));
     let node_rule = node_rule.as_ref().map(|(digest, rule)| (*digest, rule));
@@ -156,7 +161,7 @@ pub fn compile(
         });
     }
 
-    let classes = Classes::of(store, &bases);
+    let classes = Classes::of(store, &bases, &previous.peers, touched);
     let frontends = service::frontends(store, &options.node);
     let judge = Judge {
         bases: &bases,
@@ -219,31 +224,17 @@ pub fn compile(
     for (key, (base, _)) in &finals {
         of_base.entry(*base).or_default().push(*key);
     }
-    let mut columns: BTreeMap<Column, usize> = BTreeMap::new();
-    // By class; those with an empty column have none.
-    let column_of: Vec<Option<usize>> = classes
+    desired.columns = classes
         .columns
         .iter()
         .map(|by_base| {
-            let column: Column = by_base
-                .iter()
-                .flat_map(|(base, ports)| {
-                    let keys = of_base.get(base).into_iter().flatten();
-                    keys.map(move |key| (*key, ports.clone()))
-                })
-                .collect();
-            let next = columns.len();
-            (!column.is_empty()).then(|| *columns.entry(column).or_insert(next))
+            let columns = by_base.iter().flat_map(|(base, ports)| {
+                let keys = of_base.get(base).into_iter().flatten();
+                keys.map(move |key| (*key, ports.clone()))
+            });
+            columns.collect()
         })
         .collect();
-    desired.peers = classes
-        .by_address
-        .iter()
-        .filter_map(|(address, class)| Some((*address, (*column_of.get(*class)?)?)))
-        .collect();
-    let mut in_order: Vec<(usize, Column)> = columns.into_iter().map(|(c, i)| (i, c)).collect();
-    in_order.sort_unstable_by_key(|(index, _)| *index);
-    desired.columns = in_order.into_iter().map(|(_, column)| column).collect();
 
     for (frontend, by_base) in frontends.iter().zip(&judged) {
         let key = frontend_key(frontend);
@@ -269,6 +260,7 @@ pub fn compile(
         }
         desired.frontends.insert(key, with(Judgement::Allowed));
     }
+    desired.peers = classes.peers;
     desired
 }
 
@@ -404,3 +396,11 @@ fn judge_frontends(
         })
         .collect()
 }
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+mod tests;

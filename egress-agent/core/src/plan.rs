@@ -383,7 +383,7 @@ impl<'a> Draft<'a> {
             want,
             refused,
             steps: Vec::new(),
-            groups: standing(have, want).map(|(group, _)| group).collect(),
+            groups: groups(have, want),
             slots: BTreeMap::new(),
             new: BTreeSet::new(),
             frozen: BTreeSet::new(),
@@ -1070,6 +1070,24 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// The groups that addresses are in. Few, and most addresses are in one of the last ones.
+fn groups(have: &Image, want: &Desired) -> BTreeSet<Group> {
+    const RECENT: usize = 256;
+    let mut recent = [None; RECENT];
+    let mut groups = BTreeSet::new();
+    for (group, _) in standing(have, want) {
+        let place = group.1.map_or(0, |column| column % RECENT);
+        let seen = recent.get_mut(place);
+        if seen.as_deref() != Some(&Some(group)) {
+            groups.insert(group);
+            if let Some(seen) = seen {
+                *seen = Some(group);
+            }
+        }
+    }
+    groups
+}
+
 /// Every address that is in a class or should be in one, in order.
 fn standing<'a>(
     have: &'a Image,
@@ -1078,17 +1096,17 @@ fn standing<'a>(
     let mut have = have.peers.iter().peekable();
     let mut want = want.peers.iter().peekable();
     std::iter::from_fn(move || {
-        let next = want.peek().map(|(ip, _)| address_key(**ip));
+        let next = want.peek().map(|(ip, _)| address_key(*ip));
         match (have.peek(), next) {
             (Some((had, _)), Some(wanted)) if **had == wanted => {
                 let class = have.next().map(|(_, class)| *class);
-                Some(((class, want.next().map(|(_, column)| *column)), wanted))
+                Some(((class, want.next().map(|(_, column)| column)), wanted))
             }
             (Some((had, _)), wanted) if wanted.is_none_or(|wanted| **had < wanted) => {
                 let (address, class) = have.next()?;
                 Some(((Some(*class), None), *address))
             }
-            (_, Some(wanted)) => Some(((None, want.next().map(|(_, column)| *column)), wanted)),
+            (_, Some(wanted)) => Some(((None, want.next().map(|(_, column)| column)), wanted)),
             (_, None) => None,
         }
     })
@@ -1100,8 +1118,8 @@ fn literal(want: &Desired, ruleset: &RulesetKey, key: &FrontendKey) -> bool {
     let port = key.port.get();
     let by_class = want
         .peers
-        .get(&destination)
-        .and_then(|column| want.columns.get(*column)?.get(ruleset))
+        .class(destination)
+        .and_then(|column| want.columns.get(column)?.get(ruleset))
         .is_some_and(|set| set.contains(key.protocol, port));
     by_class
         || want.rulesets.get(ruleset).is_some_and(|ruleset| {

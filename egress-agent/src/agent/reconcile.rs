@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use egress_common::abi::Endpoint;
-use egress_core::compile::{self, Isolation, Subject};
+use egress_core::compile::{self, Isolation, Subject, Touched};
 use egress_core::image::Step;
 use egress_core::object::{Name, Pod};
 use egress_core::plan::plan;
@@ -273,12 +273,14 @@ impl Agent {
             &subjects,
             &self.settings.options,
             &self.desired,
+            &self.touched,
         );
         self.pods = locals
             .into_iter()
             .map(|(pod, local)| (pod.name, local.isolated_by))
             .collect();
         self.desired = desired;
+        self.touched = Touched::nothing();
         self.datapath.image_mut().recognise(&self.desired.rulesets);
         self.switch_events();
         let planned = plan(self.datapath.image(), &self.desired, self.datapath.limits());

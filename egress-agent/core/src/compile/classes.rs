@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::touched::Touched;
 use crate::object::Pod;
 use crate::policy::{NamespaceScope, Peer};
 use crate::ports::PortSet;
@@ -15,39 +16,73 @@ use crate::ruleset::{ClassTerm, PortName, Ruleset, RulesetKey, Target};
 use crate::store::Store;
 use crate::workload;
 
+/// Classes beyond twice those there were, until all addresses are asked again.
+const FEW: usize = 64;
+
+/// The class of each pod address, and what was asked for it: as long as the same is asked, only
+/// addresses that were touched are asked again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Classified {
+    /// In the order of addresses.
+    by_address: Vec<(IpAddr, usize)>,
+    /// By class.
+    signatures: Vec<Signature>,
+    /// How many there were when all were asked; classes that nobody is in any more are not taken away.
+    at_first: usize,
+    asked: Option<Arc<Asked>>,
+}
+
+/// Everything that a signature speaks of.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    targets: Vec<Target>,
+    names: Vec<PortName>,
+}
+
 /// Columns by base ruleset.
 pub(super) struct Classes {
-    /// The class of each address, in the order of addresses.
-    pub(super) by_address: Vec<(IpAddr, usize)>,
+    /// Who is in which class.
+    pub(super) peers: Classified,
     /// By class: what each ruleset allows; what is not there is nothing.
     pub(super) columns: Vec<BTreeMap<RulesetKey, PortSet>>,
 }
 
-/// What the rulesets in use can tell apart of a pod address: the targets that hold it, and its
-/// numbers for the port names in use.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Signature {
-    targets: Vec<usize>,
-    names: BTreeMap<PortName, BTreeSet<u16>>,
-}
+impl Classified {
+    /// Every pod address and its class, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, usize)> {
+        self.by_address.iter().copied()
+    }
 
-/// Parts of a pod that tell everything of its signature but for the blocks its address is in: its
-/// namespace, and where its labels and ports are kept.
-type Parts<'a> = (&'a str, usize, usize);
+    /// The class of an address.
+    pub fn class(&self, address: IpAddr) -> Option<usize> {
+        let place = self.place(address).ok()?;
+        self.by_address.get(place).map(|(_, class)| *class)
+    }
 
-impl Classes {
-    pub(super) fn of(store: &Store, bases: &BTreeMap<RulesetKey, Arc<Ruleset>>) -> Self {
-        let questions = Questions::of(bases);
+    fn place(&self, address: IpAddr) -> Result<usize, usize> {
+        self.by_address
+            .binary_search_by_key(&address, |(address, _)| *address)
+    }
+
+    fn of(store: &Store, questions: &Questions<'_>, previous: &Self, touched: &Touched) -> Self {
+        let outgrown = previous.signatures.len() > 2 * previous.at_first + FEW;
+        match (touched, &previous.asked) {
+            (Touched::Addresses(touched), Some(asked)) if questions.are(asked) && !outgrown => {
+                let mut peers = previous.clone();
+                peers.ask_again(store, questions, touched);
+                peers
+            }
+            (Touched::Addresses(_) | Touched::Everything, _) => Self::all(store, questions),
+        }
+    }
+
+    fn all(store: &Store, questions: &Questions<'_>) -> Self {
         let mut answered: BTreeMap<Parts<'_>, Signature> = BTreeMap::new();
         let mut known: BTreeMap<Parts<'_>, usize> = BTreeMap::new();
         let mut signatures: BTreeMap<Signature, usize> = BTreeMap::new();
-        let mut columns = Vec::new();
         let mut class_of = |signature: Signature| {
-            let next = columns.len();
-            *signatures.entry(signature).or_insert_with_key(|signature| {
-                columns.push(questions.column(signature));
-                next
-            })
+            let next = signatures.len();
+            *signatures.entry(signature).or_insert(next)
         };
         let mut by_address = Vec::new();
         for (address, pod) in workload::peers(store) {
@@ -68,20 +103,78 @@ impl Classes {
             };
             by_address.push((address, class));
         }
+        let mut in_order: Vec<(usize, Signature)> = signatures
+            .into_iter()
+            .map(|(s, class)| (class, s))
+            .collect();
+        in_order.sort_unstable_by_key(|(class, _)| *class);
         Self {
             by_address,
-            columns,
+            at_first: in_order.len(),
+            signatures: in_order.into_iter().map(|(_, s)| s).collect(),
+            asked: Some(Arc::new(questions.to_owned())),
+        }
+    }
+
+    fn ask_again(&mut self, store: &Store, questions: &Questions<'_>, touched: &BTreeSet<IpAddr>) {
+        for address in touched {
+            let class = workload::peer_at(store, *address).map(|pod| {
+                let signature = questions.ask(store, pod);
+                let signature = questions.ask_of_blocks(&signature, *address);
+                let known = self.signatures.iter().position(|known| *known == signature);
+                known.unwrap_or_else(|| {
+                    self.signatures.push(signature);
+                    self.signatures.len() - 1
+                })
+            });
+            match (self.place(*address), class) {
+                (Ok(place), Some(class)) => {
+                    if let Some((_, place)) = self.by_address.get_mut(place) {
+                        *place = class;
+                    }
+                }
+                (Ok(place), None) => {
+                    self.by_address.remove(place);
+                }
+                (Err(place), Some(class)) => self.by_address.insert(place, (*address, class)),
+                (Err(_), None) => {}
+            }
+        }
+    }
+}
+
+/// What the rulesets in use can tell apart of a pod address: the targets that hold it, and its
+/// numbers for the port names in use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Signature {
+    targets: Vec<usize>,
+    names: BTreeMap<PortName, BTreeSet<u16>>,
+}
+
+/// Parts of a pod that tell everything of its signature but for the blocks its address is in: its
+/// namespace, and where its labels and ports are kept.
+type Parts<'a> = (&'a str, usize, usize);
+
+impl Classes {
+    pub(super) fn of(
+        store: &Store,
+        bases: &BTreeMap<RulesetKey, Arc<Ruleset>>,
+        previous: &Classified,
+        touched: &Touched,
+    ) -> Self {
+        let questions = Questions::of(bases);
+        let peers = Classified::of(store, &questions, previous, touched);
+        let columns = peers.signatures.iter();
+        let columns = columns.map(|signature| questions.column(signature));
+        Self {
+            columns: columns.collect(),
+            peers,
         }
     }
 
     /// What a base ruleset allows towards a pod's address.
     pub(super) fn ports(&self, address: IpAddr, base: RulesetKey) -> Option<&PortSet> {
-        let place = self
-            .by_address
-            .binary_search_by_key(&address, |(address, _)| *address)
-            .ok()?;
-        let (_, class) = self.by_address.get(place)?;
-        self.columns.get(*class)?.get(&base)
+        self.columns.get(self.peers.class(address)?)?.get(&base)
     }
 }
 
@@ -100,7 +193,9 @@ struct Questions<'a> {
 
 impl<'a> Questions<'a> {
     fn of(bases: &'a BTreeMap<RulesetKey, Arc<Ruleset>>) -> Self {
-        let mut numbers: BTreeMap<&Target, usize> = BTreeMap::new();
+        let terms = bases.values().flat_map(|ruleset| &ruleset.classes);
+        // In an order that does not depend on who asks.
+        let targets: BTreeSet<&Target> = terms.map(|term| &term.target).collect();
         let mut questions = Self {
             targets: Vec::new(),
             by_label: BTreeMap::new(),
@@ -108,18 +203,33 @@ impl<'a> Questions<'a> {
             blocks: Vec::new(),
             names: BTreeSet::new(),
         };
+        let numbers: BTreeMap<&Target, usize> = targets
+            .into_iter()
+            .map(|target| (target, questions.add(target)))
+            .collect();
         for (base, ruleset) in bases {
             for term in &ruleset.classes {
-                let number = *numbers
-                    .entry(&term.target)
-                    .or_insert_with(|| questions.add(&term.target));
-                if let Some((_, terms)) = questions.targets.get_mut(number) {
+                let number = numbers.get(&term.target);
+                if let Some((_, terms)) = number.and_then(|n| questions.targets.get_mut(*n)) {
                     terms.push((*base, term));
                 }
                 questions.names.extend(&term.names);
             }
         }
         questions
+    }
+
+    /// Whether the same was asked before.
+    fn are(&self, asked: &Asked) -> bool {
+        let targets = self.targets.iter().map(|(target, _)| *target);
+        targets.eq(&asked.targets) && self.names.iter().copied().eq(&asked.names)
+    }
+
+    fn to_owned(&self) -> Asked {
+        Asked {
+            targets: self.targets.iter().map(|(t, _)| (*t).clone()).collect(),
+            names: self.names.iter().map(|name| (*name).clone()).collect(),
+        }
     }
 
     fn add(&mut self, target: &'a Target) -> usize {

@@ -9,7 +9,7 @@ use egress_common::event::Action;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::compile::{Isolation, Options, Subject, compile};
+use crate::compile::{Isolation, Options, Subject, Touched, compile};
 use crate::image::Image;
 use crate::object::{Read, read};
 use crate::store::{Changed, Event, Store};
@@ -165,7 +165,7 @@ fn desired(objects: &[Value], previous: &Desired) -> Desired {
         node: "n".to_owned(),
         ..Options::default()
     };
-    compile(&store, &subjects, &options, previous)
+    compile(&store, &subjects, &options, previous, &Touched::Everything)
 }
 
 /// Every packet worth asking about: hook, destination, port.

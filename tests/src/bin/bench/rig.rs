@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::programs::ProgramFd;
 use egress_agent::datapath::{Datapath, Sizes};
 use egress_agent::metrics::Kernel as _;
-use egress_core::compile::{self, Desired, Isolation, Options, Subject};
+use egress_core::compile::{self, Desired, Isolation, Options, Subject, Touched};
 use egress_core::image::Step;
 use egress_core::object::{Name, Object};
 use egress_core::plan::plan;
@@ -157,7 +157,13 @@ impl Rig {
             node: scene::NODE.to_owned(),
             ..Options::default()
         };
-        self.desired = compile::compile(&self.store, &[subject], &options, &self.desired);
+        self.desired = compile::compile(
+            &self.store,
+            &[subject],
+            &options,
+            &self.desired,
+            &Touched::Everything,
+        );
         let compile = start.elapsed();
 
         let start = Instant::now();

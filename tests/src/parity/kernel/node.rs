@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
 use egress_agent::datapath::{Datapath, Sizes};
 use egress_agent::metrics::{Kernel as _, Readings};
-use egress_core::compile::{self, Desired, Isolation, Options, Subject};
+use egress_core::compile::{self, Desired, Isolation, Options, Subject, Touched};
 use egress_core::image::Step;
 use egress_core::object::Name;
 use egress_core::plan::plan;
@@ -149,7 +149,13 @@ impl Node {
             node: node.to_owned(),
             ..Options::default()
         };
-        self.desired = compile::compile(store, &subjects, &options, &self.desired);
+        self.desired = compile::compile(
+            store,
+            &subjects,
+            &options,
+            &self.desired,
+            &Touched::Everything,
+        );
         self.datapath.image_mut().recognise(&self.desired.rulesets);
         let planned = plan(self.datapath.image(), &self.desired, self.datapath.limits());
         match planned.refused.first() {

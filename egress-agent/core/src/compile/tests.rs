@@ -1,0 +1,187 @@
+//! A compilation that asks only what was touched says what one that asks everything says.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixture::{name, namespace_value, object, pod_value, policy_value, service_value, with};
+use crate::object::{Key, Kind};
+use crate::store::{Changed, Event};
+
+/// xorshift64
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    fn pick(&mut self, list: &[&'static str]) -> &'static str {
+        let index = self.below(u64::try_from(list.len()).unwrap());
+        list[usize::try_from(index).unwrap()]
+    }
+}
+
+const NAMESPACES: [&str; 2] = ["x", "y"];
+const COLOURS: [&str; 3] = ["red", "green", "blue"];
+
+fn pod(random: &mut Random) -> Value {
+    let at = format!("{}/p{}", random.pick(&NAMESPACES), random.below(8));
+    // Few addresses, so that several pods claim one (S89).
+    let address = format!("10.0.0.{}", random.below(8));
+    let labels = json!({"colour": random.pick(&COLOURS)});
+    let value = pod_value(&at, &[&address], &labels);
+    let port = 80 + random.below(2);
+    let ports = json!([{"name": "c", "ports": [{"name": "web", "containerPort": port}]}]);
+    let value = with(value, "/spec/containers", ports);
+    with(
+        value,
+        "/status/phase",
+        json!(random.pick(&["Running", "Pending", "Failed"])),
+    )
+}
+
+fn policy(random: &mut Random) -> Value {
+    let at = format!("{}/n{}", random.pick(&NAMESPACES), random.below(3));
+    let pods = json!({"matchLabels": {"colour": random.pick(&COLOURS)}});
+    let peer = match random.below(4) {
+        0 => json!({"podSelector": pods}),
+        1 => {
+            json!({"namespaceSelector": {"matchLabels": {"team": random.pick(&COLOURS)}}, "podSelector": pods})
+        }
+        2 => {
+            json!({"podSelector": {"matchExpressions": [{"key": "colour", "operator": "Exists"}]}})
+        }
+        _ => json!({"ipBlock": {"cidr": format!("10.0.0.{}/30", 4 * random.below(2))}}),
+    };
+    let port = if random.below(2) == 0 {
+        json!("web")
+    } else {
+        json!(80)
+    };
+    let egress = json!([{"to": [peer], "ports": [{"port": port}]}]);
+    let subject = json!({"matchLabels": {"colour": random.pick(&COLOURS)}});
+    policy_value(
+        &at,
+        &json!({"podSelector": subject, "policyTypes": ["Egress"], "egress": egress}),
+    )
+}
+
+fn event(random: &mut Random) -> Event {
+    let gone = |kind, at: String| {
+        Event::Deleted(Key {
+            kind,
+            name: name(&at),
+        })
+    };
+    match random.below(12) {
+        0 => {
+            let labels = json!({"team": random.pick(&COLOURS)});
+            Event::Applied(object(&namespace_value(random.pick(&NAMESPACES), &labels)))
+        }
+        1 | 2 => Event::Applied(object(&policy(random))),
+        3 => gone(
+            Kind::NetworkPolicy,
+            format!("{}/n{}", random.pick(&NAMESPACES), random.below(3)),
+        ),
+        4 | 5 => gone(
+            Kind::Pod,
+            format!("{}/p{}", random.pick(&NAMESPACES), random.below(8)),
+        ),
+        6 => {
+            let spec = json!({"clusterIP": "10.96.0.1", "selector": {"colour": random.pick(&COLOURS)}, "ports": [{"port": 80}]});
+            Event::Applied(object(&service_value("x/s", &spec)))
+        }
+        _ => Event::Applied(object(&pod(random))),
+    }
+}
+
+fn compiled(store: &Store, previous: &Desired, touched: &Touched) -> Desired {
+    let subjects: Vec<Subject<'_>> = store
+        .pods_in("x")
+        .zip(100..)
+        .filter_map(|(pod, hook)| {
+            let policies = workload::isolating(store, pod);
+            Some(Subject {
+                hook,
+                addresses: pod.addresses.clone(),
+                isolation: Isolation::of(pod, policies)?,
+            })
+        })
+        .collect();
+    compile(store, &subjects, &Options::default(), previous, touched)
+}
+
+/// What the tables should say of each address, whatever the numbers of classes are.
+fn by_address(desired: &Desired) -> BTreeMap<IpAddr, &Column> {
+    let classes = desired.peers.iter();
+    let columns = classes.map(|(address, class)| (address, &desired.columns[class]));
+    columns.filter(|(_, column)| !column.is_empty()).collect()
+}
+
+#[test]
+fn what_was_not_touched_need_not_be_asked_again() {
+    let (mut moved, mut kept) = (0, 0);
+    for seed in 1..100 {
+        let mut random = Random(seed);
+        let mut store = Store::default();
+        let mut touched = Touched::Everything;
+        let mut desired = Desired::default();
+        for turn in 0..60 {
+            for _ in 0..=random.below(2) {
+                let event = event(&mut random);
+                touched.note(&store, &event);
+                let (Changed::Yes | Changed::No) = store.apply(event);
+            }
+            let before = desired.peers.clone();
+            desired = compiled(&store, &desired, &touched);
+            touched = Touched::nothing();
+            let whole = compiled(&store, &Desired::default(), &Touched::Everything);
+            let case = format!("seed {seed} turn {turn}");
+            assert_eq!(by_address(&desired), by_address(&whole), "{case}");
+            assert_eq!(desired.endpoints, whole.endpoints, "{case}");
+            assert_eq!(desired.rulesets, whole.rulesets, "{case}");
+            assert_eq!(desired.frontends, whole.frontends, "{case}");
+            assert_eq!(desired.mixed, whole.mixed, "{case}");
+            moved += usize::from(desired.peers != before);
+            kept += usize::from(desired.peers != whole.peers);
+        }
+    }
+    assert!(
+        moved > 1_000 && kept > 1_000,
+        "too tame: {moved} changed, {kept} were numbered otherwise than from nothing"
+    );
+}
+
+#[test]
+fn only_events_that_may_say_otherwise_touch_an_address() {
+    let pod = |address: &str| object(&pod_value("x/a", &[address], &json!({})));
+    let mut store = Store::default();
+    let mut touched = Touched::nothing();
+    let mut apply = |store: &mut Store, object| {
+        let event = Event::Applied(object);
+        touched.note(store, &event);
+        let (Changed::Yes | Changed::No) = store.apply(event);
+        touched.clone()
+    };
+    let addresses =
+        |list: &[&str]| Touched::Addresses(list.iter().map(|a| a.parse().unwrap()).collect());
+    assert_eq!(apply(&mut store, pod("10.0.0.1")), addresses(&["10.0.0.1"]));
+    assert_eq!(
+        apply(&mut store, pod("10.0.0.2")),
+        addresses(&["10.0.0.1", "10.0.0.2"]),
+        "where it was and where it is"
+    );
+    let other = policy_value("x/n", &json!({"policyTypes": ["Egress"]}));
+    assert_eq!(
+        apply(&mut store, object(&other)),
+        addresses(&["10.0.0.1", "10.0.0.2"])
+    );
+    let namespace = namespace_value("x", &json!({"a": "b"}));
+    assert_eq!(apply(&mut store, object(&namespace)), Touched::Everything);
+}
