@@ -5,8 +5,17 @@
 //! pods elsewhere, 500 policies. A change is one file that is renamed into place; how long it took from
 //! being heard to the last write in the kernel is the agent's own
 //! `egress_policy_programming_seconds{stage="total"}`.
+//!
+//! * A pod that *arrives* is one whose interface is there when its object comes; in that time are two
+//!   grace periods of the kernel, for attaching the hooks. It does so beside 10 rulesets and beside
+//!   250, on which nothing should depend.
+//! * *Churn*: 100 times a second one pod elsewhere, of a hundred that take turns, has another label;
+//!   the agent's processor time, of all its threads, over the wall clock's. Reading the files is in it.
+//! * With 150,000 pods there is one address each: of both families they are more than PEERS has room for by
+//!   default.
 
 use std::fs;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +36,14 @@ const POLICIES: u16 = 500;
 const TIERS: u32 = 100;
 const PEERS: u32 = 10_000;
 const MANY_PEERS: u32 = 150_000;
+/// Rulesets beside which a pod arrives, for comparison with all.
+const FEW: u16 = 10;
+/// Pods that arrive and leave.
+const ARRIVALS: u16 = 20;
+/// Between two events of churn.
+const BEAT: Duration = Duration::from_millis(10);
+/// Events of churn.
+const EVENTS: u32 = 1_000;
 /// Changes of each kind.
 const CHANGES: u16 = 100;
 const LIMIT: Duration = Duration::from_mins(2);
@@ -39,20 +56,21 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     }
     let mut world = World::new()?;
     world.namespace(NAMESPACE, &[])?;
-    let pods = (0..LOCAL)
-        .map(|number| {
-            let spec = PodSpec::new(NAMESPACE, &format!("web-{number}"));
-            world.stage(spec.label("app", &format!("app-{}", number % POLICIES)))
-        })
-        .collect::<Result<Vec<Pod>>>()?;
+    let mut stage = |name: &str, numbers: Range<u16>| {
+        numbers
+            .map(|number| {
+                let spec = PodSpec::new(NAMESPACE, &format!("{name}-{number}"));
+                world.stage(spec.label("app", &format!("app-{number}")))
+            })
+            .collect::<Result<Vec<Pod>>>()
+    };
+    let pods = stage("web", 0..LOCAL)?;
+    let arriving = stage("late", 0..ARRIVALS)?;
     world
         .manifests
         .put("local.json", &list(pods.iter().map(Pod::manifest)))?;
-    world.manifests.put(PEERS_FILE, &peers(PEERS))?;
-    world.manifests.put(
-        "policies.json",
-        &list((0..POLICIES).map(|number| one_policy(number, 443))),
-    )?;
+    world.manifests.put(PEERS_FILE, &peers(PEERS, false))?;
+    put_policies(&world, POLICIES)?;
 
     add(
         report,
@@ -81,7 +99,9 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     );
     let times = changes(&world, &|turn| {
         let tier = u32::from(turn) % TIERS;
-        world.manifests.put("peer.json", &peer(PEERS + 1, tier))
+        world
+            .manifests
+            .put("peer.json", &peer(PEERS + 1, tier, false))
     })?;
     distribution(
         report,
@@ -90,6 +110,9 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         times,
     );
 
+    come_and_go(report, &world, &arriving, "250 rulesets")?;
+    churn(report, &world, "10k")?;
+
     world.agent.kill()?;
     add(
         report,
@@ -97,8 +120,12 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         "restart, 10k pods, to ready",
         &start(&mut world)?,
     );
+    put_policies(&world, FEW)?;
+    world.settle()?;
+    come_and_go(report, &world, &arriving, "10 rulesets")?;
     world.agent.terminate()?;
-    world.manifests.put(PEERS_FILE, &peers(MANY_PEERS))?;
+    put_policies(&world, POLICIES)?;
+    world.manifests.put(PEERS_FILE, &peers(MANY_PEERS, true))?;
     add(
         report,
         "control-start-150k",
@@ -106,6 +133,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         &start(&mut world)?,
     );
     add_memory(report, &world, "150k")?;
+    churn(report, &world, "150k")?;
     world.agent.terminate()?;
 
     let size = fs::metadata(binary()?)?.len();
@@ -115,6 +143,71 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         size,
     ));
     Ok(())
+}
+
+fn put_policies(world: &World, count: u16) -> Result<()> {
+    let policies = (0..count).map(|number| one_policy(number, 443));
+    world.manifests.put("policies.json", &list(policies))
+}
+
+/// Pods of this node arrive and leave, one after the other.
+fn come_and_go(report: &mut Report, world: &World, pods: &[Pod], beside: &str) -> Result<()> {
+    let (mut came, mut went) = (Vec::new(), Vec::new());
+    for pod in pods {
+        came.push(took(world, || {
+            world.manifests.put("late.json", &pod.manifest())
+        })?);
+        went.push(took(world, || world.manifests.remove("late.json"))?);
+    }
+    let id = beside.replace(' ', "-");
+    distribution(
+        report,
+        &format!("control-arrival-{id}"),
+        &format!("a pod arrives beside {beside}, to the last write"),
+        came,
+    );
+    distribution(
+        report,
+        &format!("control-leaving-{id}"),
+        &format!("a pod leaves beside {beside}, to the last write"),
+        went,
+    );
+    Ok(())
+}
+
+/// What the agent needs of one processor while pods elsewhere change.
+fn churn(report: &mut Report, world: &World, size: &str) -> Result<()> {
+    let begun = (Instant::now(), processor_time(world.agent.pid()?)?);
+    for event in 0..EVENTS {
+        let number = event % 100;
+        let object = peer(MANY_PEERS + number, event / 100 % TIERS, true);
+        world
+            .manifests
+            .put(&format!("churn-{number}.json"), &object)?;
+        thread::sleep((BEAT * (event + 1)).saturating_sub(begun.0.elapsed()));
+    }
+    let used = processor_time(world.agent.pid()?)?.saturating_sub(begun.1);
+    let share = used.as_secs_f64() / begun.0.elapsed().as_secs_f64();
+    report.add_fact(Fact::percent(
+        &format!("control-churn-{size}"),
+        &format!("100 pod events a second with {size} pods, of one processor"),
+        share,
+    ));
+    Ok(())
+}
+
+/// What all threads that are there have computed so far: the first field of `schedstat`, in ns.
+fn processor_time(pid: u32) -> Result<Duration> {
+    let mut total = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // Some live only for a moment.
+        let Ok(stat) = fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let first = stat.split_whitespace().next().context("no schedstat")?;
+        total += first.parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(total))
 }
 
 fn add(report: &mut Report, id: &str, name: &str, time: &Duration) {
@@ -265,15 +358,19 @@ fn renamed(mut object: Value, name: &str) -> Value {
     object
 }
 
-fn peers(count: u32) -> Value {
-    list((0..count).map(|number| peer(number, number % TIERS)))
+fn peers(count: u32, only_v4: bool) -> Value {
+    list((0..count).map(|number| peer(number, number % TIERS, only_v4)))
 }
 
 /// A pod of another node.
-fn peer(number: u32, tier: u32) -> Value {
+fn peer(number: u32, tier: u32, only_v4: bool) -> Value {
     let [_, high, middle, low] = number.to_be_bytes();
     let v4 = format!("10.{}.{middle}.{low}", 128 + high);
     let v6 = format!("fd00:245::{:x}:{:x}", number >> 16, number & 0xffff);
+    let mut addresses = vec![json!({"ip": v4})];
+    if !only_v4 {
+        addresses.push(json!({"ip": v6}));
+    }
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
@@ -284,6 +381,6 @@ fn peer(number: u32, tier: u32) -> Value {
         },
         "spec": {"nodeName": format!("node-{}", number % 1_000),
             "containers": [{"name": "main", "image": "none", "ports": [{"name": "http", "containerPort": 8080}]}]},
-        "status": {"phase": "Running", "podIP": v4, "podIPs": [{"ip": v4}, {"ip": v6}]},
+        "status": {"phase": "Running", "podIP": v4, "podIPs": addresses},
     })
 }

@@ -78,6 +78,11 @@ impl Fact {
         Self::new(id, name, values, "ms")
     }
 
+    /// A part of a whole.
+    pub(crate) fn percent(id: &str, name: &str, part: f64) -> Self {
+        Self::new(id, name, vec![part * 100.0], "%")
+    }
+
     /// What each of many takes.
     pub(crate) fn bytes_each(id: &str, name: &str, bytes: u64, count: u32) -> Self {
         let kibibytes = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
