@@ -308,6 +308,8 @@ struct Draft<'a> {
     steps: Vec<Step>,
     /// Where addresses are and where they should be.
     groups: BTreeSet<Group>,
+    /// The classes that addresses are in at the end.
+    used: BTreeSet<u32>,
     /// Wanted rulesets that fit.
     slots: BTreeMap<RulesetKey, u32>,
     /// Of [`Draft::slots`], those that are built by this plan.
@@ -384,6 +386,7 @@ impl<'a> Draft<'a> {
             refused,
             steps: Vec::new(),
             groups: groups(have, want),
+            used: BTreeSet::new(),
             slots: BTreeMap::new(),
             new: BTreeSet::new(),
             frozen: BTreeSet::new(),
@@ -727,6 +730,7 @@ impl<'a> Draft<'a> {
                 } else {
                     let last = *finals.entry(lasting).or_insert(class);
                     fate.1 = (last != class).then_some(Fate::Enters(last));
+                    self.used.insert(last);
                 }
             }
             if fate != (None, None) {
@@ -914,14 +918,21 @@ impl<'a> Draft<'a> {
 
     /// Deletes what nothing refers to after the steps so far.
     fn release(&mut self) {
-        let mut after = self.have.clone();
+        // Addresses are most of an image, and where they are at the end is known.
+        let mut after = Image {
+            ports: self.have.ports.clone(),
+            rulesets: self.have.rulesets.clone(),
+            classes: self.have.classes.clone(),
+            frontends: self.have.frontends.clone(),
+            frontend_rulesets: self.have.frontend_rulesets.clone(),
+            ..Image::default()
+        };
         for step in &self.steps {
             after.apply(step);
         }
-        let used: BTreeSet<u32> = after.peers.values().copied().collect();
         for (class, column) in &after.classes {
             for ruleset in column.keys() {
-                if !used.contains(class) || self.dying.contains(ruleset) {
+                if !self.used.contains(class) || self.dying.contains(ruleset) {
                     self.steps.push(Step::UnsetClass {
                         class: *class,
                         ruleset: *ruleset,
