@@ -77,7 +77,8 @@ impl Machine {
         log: &Path,
     ) -> Result<Self> {
         let log = fs::File::create(log).with_context(|| format!("creating {}", log.display()))?;
-        let own = std::env::current_exe().context("finding this program's file")?;
+        // Not by its path: a build may have put another file there meanwhile.
+        let own = format!("/proc/{}/exe", std::process::id());
         let mut command = Command::new("setsid");
         command
             .arg("unshare")
@@ -88,7 +89,7 @@ impl Machine {
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .stdout(log.try_clone().context("sharing the log")?)
             .stderr(log);
-        let child = command.spawn().context("starting setsid unshare")?;
+        let mut child = command.spawn().context("starting setsid unshare")?;
         let pid = i32::try_from(child.id()).context("a process id")?;
         let deadline = Instant::now() + END;
         loop {
@@ -99,7 +100,7 @@ impl Machine {
                     init,
                 });
             }
-            if Instant::now() > deadline {
+            if child.try_wait()?.is_some() || Instant::now() > deadline {
                 bail!("{name}: unshare started no process");
             }
             std::thread::sleep(Duration::from_millis(5));
