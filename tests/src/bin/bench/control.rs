@@ -15,6 +15,7 @@
 //!   default.
 
 use std::fs;
+use std::iter;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
@@ -38,8 +39,9 @@ const PEERS: u32 = 10_000;
 const MANY_PEERS: u32 = 150_000;
 /// Rulesets beside which a pod arrives, for comparison with all.
 const FEW: u16 = 10;
-/// Pods that arrive and leave.
-const ARRIVALS: u16 = 20;
+/// Pods that arrive and leave, and how often each does. A world has room for 255.
+const LATE: u16 = 4;
+const ARRIVALS: usize = 5;
 /// Between two events of churn.
 const BEAT: Duration = Duration::from_millis(10);
 /// Events of churn.
@@ -65,7 +67,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
             .collect::<Result<Vec<Pod>>>()
     };
     let pods = stage("web", 0..LOCAL)?;
-    let arriving = stage("late", 0..ARRIVALS)?;
+    let arriving = stage("late", 0..LATE)?;
     world
         .manifests
         .put("local.json", &list(pods.iter().map(Pod::manifest)))?;
@@ -153,7 +155,7 @@ fn put_policies(world: &World, count: u16) -> Result<()> {
 /// Pods of this node arrive and leave, one after the other.
 fn come_and_go(report: &mut Report, world: &World, pods: &[Pod], beside: &str) -> Result<()> {
     let (mut came, mut went) = (Vec::new(), Vec::new());
-    for pod in pods {
+    for pod in iter::repeat_n(pods, ARRIVALS).flatten() {
         came.push(took(world, || {
             world.manifests.put("late.json", &pod.manifest())
         })?);
@@ -196,18 +198,19 @@ fn churn(report: &mut Report, world: &World, size: &str) -> Result<()> {
     Ok(())
 }
 
-/// What all threads that are there have computed so far: the first field of `schedstat`, in ns.
+/// User and system time of all threads there were: fields 14 and 15 of `/proc/PID/stat`, in the
+/// hundredths of a second that every architecture with BPF tells them in.
 fn processor_time(pid: u32) -> Result<Duration> {
-    let mut total = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // Some live only for a moment.
-        let Ok(stat) = fs::read_to_string(thread?.path().join("schedstat")) else {
-            continue;
-        };
-        let first = stat.split_whitespace().next().context("no schedstat")?;
-        total += first.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(total))
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name before it may have blanks in it.
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let hundredths = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse::<u64>)
+        .sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(hundredths * 10))
 }
 
 fn add(report: &mut Report, id: &str, name: &str, time: &Duration) {
