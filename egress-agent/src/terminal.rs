@@ -1,4 +1,4 @@
-//! Text for people: at most [`WIDTH`] columns, aligned, coloured on a terminal only.
+//! Text for people: at most `WIDTH` columns, aligned, coloured on a terminal only.
 
 use std::io::IsTerminal;
 

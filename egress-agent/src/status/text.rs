@@ -1,4 +1,4 @@
-//! The status for people: problems first, at most [`WIDTH`] columns.
+//! The status for people: problems first, at most `WIDTH` columns.
 
 use super::{
     MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status, Warning, WatchSource,
