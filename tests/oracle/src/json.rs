@@ -42,6 +42,14 @@ pub(crate) fn text<'a>(fields: &'a Fields, name: &str) -> Result<Option<&'a str>
     }
 }
 
+/// Yes or no.
+pub(crate) fn flag(fields: &Fields, name: &str) -> Result<Option<bool>, Unreadable> {
+    match field(fields, name) {
+        None => Ok(None),
+        Some(value) => value.as_bool().map(Some).ok_or(Unreadable),
+    }
+}
+
 /// A list of texts.
 pub(crate) fn texts<'a>(fields: &'a Fields, name: &str) -> Result<Vec<&'a str>, Unreadable> {
     list(fields, name)?

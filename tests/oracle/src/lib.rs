@@ -29,7 +29,7 @@ use serde_json::Value;
 pub use address::{parse_address, parse_cidr};
 
 use objects::Objects;
-use pod::{Namespaces, Pod, Pods};
+use pod::{Namespaces, Phase, Pod, Pods};
 use policy::Policy;
 use service::{Backends, Services};
 
@@ -108,7 +108,8 @@ impl Oracle {
 
     /// Whether this pod may open this connection.
     ///
-    /// A pod that is not there, or cannot be read, may send nothing.
+    /// A pod that is not there, or cannot be read, may send nothing; [`Self::knows`] tells them apart
+    /// from those that policies deny.
     #[must_use]
     pub fn verdict(
         &self,
@@ -119,7 +120,7 @@ impl Oracle {
     ) -> Answer {
         let Some(pod) = self.pods.find(namespace, name) else {
             return Answer {
-                allow: false,
+                allow: self.allows_contradicted((namespace, name), to),
                 isolated_by: Vec::new(),
                 allowed_by: Vec::new(),
             };
@@ -155,31 +156,43 @@ impl Oracle {
         }
     }
 
+    /// Whether there is one pod of this name that can be read. The policies of an answer mean nothing
+    /// where there is none.
+    #[must_use]
+    pub fn knows(&self, (namespace, name): (&str, &str)) -> bool {
+        self.pods.find(namespace, name).is_some()
+    }
+
+    /// S96: a pod with different objects of its name may send nothing, but for what holds whichever of
+    /// them is true: that it is no subject (S87, S88). Its own addresses are what any of them says: S75
+    /// is not for a policy to take away, and either object alone would give it its addresses.
+    fn allows_contradicted(&self, name: (&str, &str), to: IpAddr) -> bool {
+        self.pods
+            .any_version(name, |pod| pod.addresses.contains(&to))
+            || self.pods.all_versions(name, |pod| pod.host_network)
+            || self
+                .pods
+                .all_versions(name, |pod| pod.phase == Phase::Finished)
+    }
+
     /// Whether the union of these policies (S10) allows what `pod` sends.
     fn allows(&self, policies: &[&Policy], pod: &Pod, to: Destination) -> bool {
         match self.services.behind(to, &pod.node, &self.pods) {
-            Backends::Unreadable => false,
+            Backends::Closed => false,
             // S86: what no Service declares is judged as the literal address, and so is what
             // has no usable endpoint (S69, S84).
             Backends::Usable(endpoints) if endpoints.is_empty() => {
                 self.allows_after_rewriting(policies, pod, to)
             }
-            // S84: at least one allowed and none denied; pods not seen yet do not count.
-            Backends::Usable(endpoints) => {
-                let mut seen = endpoints
-                    .iter()
-                    .filter(|endpoint| endpoint.pod_seen)
-                    .peekable();
-                seen.peek().is_some()
-                    && seen.all(|endpoint| {
-                        let to = Destination {
-                            address: endpoint.address,
-                            port: endpoint.port,
-                            ..to
-                        };
-                        self.allows_after_rewriting(policies, pod, to)
-                    })
-            }
+            // S84: at least one allowed and none denied.
+            Backends::Usable(endpoints) => endpoints.iter().all(|endpoint| {
+                let to = Destination {
+                    address: endpoint.address,
+                    port: endpoint.port,
+                    ..to
+                };
+                self.allows_after_rewriting(policies, pod, to)
+            }),
         }
     }
 

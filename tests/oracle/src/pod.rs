@@ -49,8 +49,8 @@ pub(crate) struct Pod {
     pub(crate) phase: Phase,
     pub(crate) terminating: bool,
     pub(crate) host_network: bool,
-    /// There is a different object of this name (S96): what this one says is a guess.
-    pub(crate) contradicted: bool,
+    /// How many different objects of this name there are (S96).
+    versions: usize,
     /// The Ready condition, where there is one.
     pub(crate) ready: Option<bool>,
     /// RFC 3339 in UTC, as the API writes it: ordered as text.
@@ -81,6 +81,11 @@ impl Pod {
     /// nor peer.
     pub(crate) fn counts(&self) -> bool {
         !self.host_network && self.phase != Phase::Finished
+    }
+
+    /// There is a different object of this name (S96): what this one says is a guess.
+    pub(crate) fn contradicted(&self) -> bool {
+        self.versions > 1
     }
 
     fn is(&self, namespace: &str, name: &str) -> bool {
@@ -114,7 +119,7 @@ impl Pod {
             },
             terminating: field(&metadata, "deletionTimestamp").is_some(),
             host_network: field(&spec, "hostNetwork") == Some(&Value::Bool(true)),
-            contradicted: named.single().is_none(),
+            versions: named.versions.len(),
             ready: ready(&status)?,
             created: text(&metadata, "creationTimestamp")?
                 .unwrap_or_default()
@@ -153,7 +158,28 @@ impl Pods {
     /// A pod that can be read.
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<&Pod> {
         self.iter()
-            .find(|pod| pod.is(namespace, name) && !pod.contradicted)
+            .find(|pod| pod.is(namespace, name) && !pod.contradicted())
+    }
+
+    /// Whether the pod has different objects, all of which can be read, and this holds for each.
+    pub(crate) fn all_versions(
+        &self,
+        (namespace, name): (&str, &str),
+        holds: impl Fn(&Pod) -> bool,
+    ) -> bool {
+        let versions = || self.iter().filter(|pod| pod.is(namespace, name));
+        versions().any(Pod::contradicted)
+            && versions().all(|pod| pod.versions == versions().count() && holds(pod))
+    }
+
+    /// Whether the pod has different objects, and this holds for one of them.
+    pub(crate) fn any_version(
+        &self,
+        (namespace, name): (&str, &str),
+        holds: impl Fn(&Pod) -> bool,
+    ) -> bool {
+        let mut versions = self.iter().filter(|pod| pod.is(namespace, name));
+        versions.any(|pod| pod.contradicted() && holds(pod))
     }
 
     /// Whether there is such a pod, contradicted or not.
@@ -169,7 +195,7 @@ impl Pods {
             self.iter()
                 .filter(|pod| pod.counts() && pod.addresses.contains(&address))
         };
-        if claimants().any(|pod| pod.contradicted) {
+        if claimants().any(Pod::contradicted) {
             return None;
         }
         claimants().max_by_key(|pod| {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::address::parse_address;
-use crate::json::{Fields, below, field, labels, list, port_number, text, texts};
+use crate::json::{Fields, Unreadable, below, field, flag, labels, list, port_number, text, texts};
 use crate::objects::{Kind, Named, Objects};
 use crate::pod::{Phase, Pod, Pods, transport};
 use crate::{Destination, Protocol};
@@ -14,9 +14,10 @@ use crate::{Destination, Protocol};
 /// What stands behind a destination that a Service declares.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Backends {
-    /// The Service or a slice of it cannot be read, so nobody knows.
-    Unreadable,
-    /// The usable endpoints (S84). May be empty (S69).
+    /// Denied. A Service or a slice of it cannot be read, so nobody knows; or all usable endpoints of a
+    /// Service are pods that are not seen yet (S84).
+    Closed,
+    /// The usable endpoints without the pods that are not seen yet (S84). May be empty (S69).
     Usable(Vec<Endpoint>),
 }
 
@@ -26,7 +27,7 @@ pub(crate) struct Endpoint {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     /// False when it is a pod that is not seen yet (S84).
-    pub(crate) pod_seen: bool,
+    pod_seen: bool,
     node: Option<String>,
     condition: Condition,
 }
@@ -93,7 +94,7 @@ impl Services {
 
     /// What is behind this destination. Nothing where no Service declares it (S86); protocols
     /// without ports are never declared. Where several Services do, nobody knows which of them
-    /// gets it, so the endpoints of all.
+    /// gets it: the endpoints of all, and what one of them closes is closed.
     pub(crate) fn behind(&self, to: Destination, own_node: &str, pods: &Pods) -> Backends {
         let mut behind = Vec::new();
         for service in &self.services {
@@ -105,7 +106,7 @@ impl Services {
                     let only_node = facing.local_only(version).then_some(own_node);
                     match service.backends(&port, to.address, only_node, pods) {
                         Backends::Usable(endpoints) => behind.extend(endpoints),
-                        Backends::Unreadable => return Backends::Unreadable,
+                        Backends::Closed => return Backends::Closed,
                     }
                 }
             }
@@ -180,7 +181,7 @@ impl Service {
         pods: &Pods,
     ) -> Backends {
         let [service] = self.versions.as_slice() else {
-            return Backends::Unreadable;
+            return Backends::Closed;
         };
         let mut endpoints = Vec::new();
         if self.slices.is_empty() {
@@ -188,9 +189,12 @@ impl Service {
         }
         for slice in &self.slices {
             let [slice] = slice.as_slice() else {
-                return Backends::Unreadable;
+                return Backends::Closed;
             };
-            endpoints.extend(slice_endpoints(&self.namespace, slice, port, pods));
+            let Ok(of_slice) = slice_endpoints(&self.namespace, slice, port, pods) else {
+                return Backends::Closed;
+            };
+            endpoints.extend(of_slice);
         }
         endpoints.retain(|endpoint| {
             endpoint.address.is_ipv4() == to.is_ipv4()
@@ -204,12 +208,16 @@ impl Service {
                 .cloned()
                 .collect::<Vec<_>>()
         };
-        let ready = in_condition(Condition::Ready);
-        Backends::Usable(if ready.is_empty() {
-            in_condition(Condition::Draining)
-        } else {
-            ready
-        })
+        let mut usable = in_condition(Condition::Ready);
+        if usable.is_empty() {
+            usable = in_condition(Condition::Draining);
+        }
+        let all_are_unseen = usable.iter().all(|endpoint| !endpoint.pod_seen);
+        if all_are_unseen && !usable.is_empty() {
+            return Backends::Closed;
+        }
+        usable.retain(|endpoint| endpoint.pod_seen);
+        Backends::Usable(usable)
     }
 
     /// S96: what the controller would write into slices. A pod that reports no Ready
@@ -221,7 +229,7 @@ impl Service {
         let publish_unready = field(&spec, "publishNotReadyAddresses") == Some(&Value::Bool(true));
         pods.iter()
             .filter(|pod| !selector.is_empty() && pod.namespace == self.namespace)
-            .filter(|pod| pod.contradicted || carries(&pod.labels, &selector))
+            .filter(|pod| pod.contradicted() || carries(&pod.labels, &selector))
             .filter(|pod| pod.phase != Phase::Finished)
             .flat_map(|pod| {
                 let serving = pod.ready.unwrap_or(true);
@@ -256,74 +264,93 @@ fn belongs(slice: &Named, service: &Named) -> bool {
         && slice.versions.iter().any(|version| {
             below(version, "metadata")
                 .and_then(|metadata| labels(&metadata, "labels"))
-                .is_ok_and(|labels| labels.get("kubernetes.io/service-name") == Some(&service.name))
+                // One that does not say whose it is may be this Service's.
+                .map_or(true, |labels| {
+                    labels.get("kubernetes.io/service-name") == Some(&service.name)
+                })
         })
 }
 
 /// The endpoints of a slice, with the number it gives to the Service port.
+///
+/// Every part of it must be readable, also where nothing seems to follow from it: what an endpoint
+/// that cannot be read is, nobody knows, and one that is denied closes the others (S84).
 fn slice_endpoints(
     namespace: &str,
     slice: &Fields,
     port: &ServicePort,
     pods: &Pods,
-) -> Vec<Endpoint> {
-    let Some(number) = slice_port(slice, port) else {
-        return Vec::new();
-    };
-    list(slice, "endpoints")
-        .unwrap_or_default()
-        .iter()
-        .filter_map(Value::as_object)
-        .flat_map(|endpoint| {
-            let conditions = below(endpoint, "conditions").unwrap_or_default();
-            let condition = |name| field(&conditions, name).and_then(Value::as_bool);
-            let pod_seen = pod_seen(namespace, endpoint, pods);
-            let node = text(endpoint, "nodeName").ok().flatten();
-            texts(endpoint, "addresses")
-                .unwrap_or_default()
+) -> Result<Vec<Endpoint>, Unreadable> {
+    labels(&below(slice, "metadata")?, "labels")?;
+    let number = slice_port(slice, port)?;
+    let mut endpoints = Vec::new();
+    for endpoint in list(slice, "endpoints")? {
+        let endpoint = endpoint.as_object().ok_or(Unreadable)?;
+        let conditions = below(endpoint, "conditions")?;
+        let condition = Condition::of(
+            flag(&conditions, "ready")?.unwrap_or(true),
+            flag(&conditions, "serving")?.unwrap_or(true),
+            flag(&conditions, "terminating")?.unwrap_or(false),
+        );
+        let pod_seen = pod_seen(namespace, endpoint, pods)?;
+        let node = text(endpoint, "nodeName")?;
+        for address in endpoint_addresses(slice, endpoint)? {
+            endpoints.extend(number.map(|port| Endpoint {
+                address,
+                port,
+                pod_seen,
+                node: node.map(str::to_owned),
+                condition,
+            }));
+        }
+    }
+    Ok(endpoints)
+}
+
+/// Nothing is rewritten to names.
+fn endpoint_addresses(slice: &Fields, endpoint: &Fields) -> Result<Vec<IpAddr>, Unreadable> {
+    match text(slice, "addressType")? {
+        None | Some("IPv4" | "IPv6") => {
+            // The API refuses an endpoint that does not say where it is.
+            field(endpoint, "addresses").ok_or(Unreadable)?;
+            texts(endpoint, "addresses")?
                 .into_iter()
-                .filter_map(move |address| {
-                    Some(Endpoint {
-                        address: parse_address(address)?,
-                        port: number,
-                        pod_seen,
-                        node: node.map(str::to_owned),
-                        condition: Condition::of(
-                            condition("ready") != Some(false),
-                            condition("serving") != Some(false),
-                            condition("terminating") == Some(true),
-                        ),
-                    })
-                })
-                .collect::<Vec<_>>()
-        })
-        .collect()
+                .map(|address| parse_address(address).ok_or(Unreadable))
+                .collect()
+        }
+        Some("FQDN") => Ok(Vec::new()),
+        Some(_) => Err(Unreadable),
+    }
 }
 
 /// False when the endpoint says that it is a pod, and there is no such pod.
-fn pod_seen(namespace: &str, endpoint: &Fields, pods: &Pods) -> bool {
-    let target = below(endpoint, "targetRef").unwrap_or_default();
-    let read = |name| text(&target, name).ok().flatten();
-    read("kind") != Some("Pod")
-        || pods.has(
-            read("namespace").unwrap_or(namespace),
-            read("name").unwrap_or_default(),
-        )
+fn pod_seen(namespace: &str, endpoint: &Fields, pods: &Pods) -> Result<bool, Unreadable> {
+    let target = below(endpoint, "targetRef")?;
+    if text(&target, "kind")? != Some("Pod") {
+        return Ok(true);
+    }
+    // A pod that is not named may be any, or none.
+    let name = text(&target, "name")?.ok_or(Unreadable)?;
+    let namespace = text(&target, "namespace")?.unwrap_or(namespace);
+    Ok(pods.has(namespace, name))
 }
 
 /// A slice numbers the Service's ports by their names; a port without a number is no target.
-fn slice_port(slice: &Fields, port: &ServicePort) -> Option<u16> {
-    list(slice, "ports")
-        .ok()?
-        .iter()
-        .filter_map(Value::as_object)
-        .find(|entry| {
-            text(entry, "name").is_ok_and(|name| name.unwrap_or_default() == port.name)
-                && text(entry, "protocol")
-                    .is_ok_and(|protocol| transport(protocol) == Some(port.protocol))
-        })
-        .and_then(|entry| field(entry, "port"))
-        .and_then(port_number)
+fn slice_port(slice: &Fields, port: &ServicePort) -> Result<Option<u16>, Unreadable> {
+    let mut number = None;
+    for entry in list(slice, "ports")? {
+        let entry = entry.as_object().ok_or(Unreadable)?;
+        let name = text(entry, "name")?.unwrap_or_default();
+        let protocol = transport(text(entry, "protocol")?).ok_or(Unreadable)?;
+        let listed = match field(entry, "port") {
+            None => None,
+            Some(number) => Some(port_number(number).ok_or(Unreadable)?),
+        };
+        if number.is_none() && (name, protocol) == (port.name.as_str(), port.protocol) {
+            number = listed;
+        }
+    }
+    Ok(number)
 }
 
 /// One entry of a Service's `ports`.

@@ -87,6 +87,46 @@ fn s63_a_terminating_pod_is_still_subject_and_peer() {
 }
 
 #[test]
+fn s75_s96_of_two_different_pods_of_one_name_the_addresses_of_either_are_its_own() {
+    let world = egress(json!([])).with(pod("x/b", &["10.1.0.9"], json!({})));
+    for own in ["10.1.0.2:80/TCP", "[fd01::2]:53/UDP", "10.1.0.9/ICMP"] {
+        assert!(world.ask("x/b", own).allow, "{own}");
+    }
+    for other in ["10.1.0.1:80/TCP", "10.1.0.8:80/TCP"] {
+        assert!(!world.ask("x/b", other).allow, "{other}");
+    }
+}
+
+#[test]
+fn s87_s88_s96_a_pod_that_is_no_subject_by_either_of_its_objects_is_none() {
+    let versions = |one: Value, other: Value| {
+        egress(json!([]))
+            .with(pod("x/d", &["10.1.0.9"], one))
+            .with(pod("x/d", &["10.1.0.9", "10.1.0.8"], other))
+    };
+    let on_host = json!({"spec": {"hostNetwork": true}});
+    let ended = json!({"status": {"phase": "Failed"}});
+    for (one, other, exempt) in [
+        (&on_host, &on_host, true),
+        (&ended, &ended, true),
+        (&on_host, &json!({}), false),
+        (&ended, &on_host, false),
+        (
+            &ended,
+            &json!({"metadata": {"labels": 5}, "status": {"phase": "Failed"}}),
+            false,
+        ),
+    ] {
+        let world = versions(one.clone(), other.clone());
+        assert_eq!(
+            world.ask("x/d", "10.2.0.1:80/TCP").allow,
+            exempt,
+            "{one} {other}"
+        );
+    }
+}
+
+#[test]
 fn s64_readiness_and_phase_pending_do_not_matter() {
     for status in [
         json!({"phase": "Pending"}),

@@ -522,3 +522,74 @@ fn s75_the_pods_own_address_is_its_own_although_a_service_claims_it() {
         .with(a_and_b());
     assert!(world.allows("10.1.0.1:80/TCP"));
 }
+
+/// A place of two Services may be either's, and S84 denies that of one whose pods are all unseen.
+#[test]
+fn s84_where_two_services_claim_one_frontend_what_one_of_them_closes_is_closed() {
+    let other = |pod: &str| {
+        let mut slice = endpoints(json!([endpoint(pod, json!({}))]));
+        merge(
+            &mut slice,
+            json!({"metadata": {"name": "t-1", "labels": {"kubernetes.io/service-name": "t"}}}),
+        );
+        egress(json!([{}]))
+            .with(s(json!({})))
+            .with(a_and_b())
+            .with(service(
+                "t",
+                json!({"clusterIP": "10.96.0.9", "externalIPs": ["10.96.0.1"], "ports": [{"port": 80}]}),
+            ))
+            .with(slice)
+    };
+    other("c").table(&["+ 10.96.0.1:80/TCP", "+ 10.96.0.9:80/TCP"]);
+    other("later").table(&[
+        "- 10.96.0.1:80/TCP",
+        "- 10.96.0.9:80/TCP",
+        // One that only the other Service declares.
+        "+ 198.51.100.1:80/TCP",
+    ]);
+}
+
+/// A slice of which a part cannot be read, whichever, and also where that part serves another port.
+#[test]
+fn s84_a_slice_that_cannot_be_read_denies_what_its_service_declares() {
+    let all = |slice: Value| egress(json!([{}])).with(s(json!({}))).with(slice);
+    let with = |changes: Value| {
+        let good = endpoint("a", json!({}));
+        all(endpoints(json!([good, endpoint("b", changes)])))
+    };
+    assert!(with(json!({})).allows(CLUSTER_IP));
+    for wrong in [
+        json!({"targetRef": {"name": null}}),
+        json!({"addresses": [], "targetRef": {"name": null}}),
+        json!({"targetRef": "b"}),
+        json!({"addresses": null}),
+        json!({"addresses": "10.2.0.2"}),
+        json!({"addresses": ["10.2.0"]}),
+        json!({"conditions": {"ready": "true"}}),
+        json!({"conditions": []}),
+        json!({"nodeName": 1}),
+    ] {
+        assert!(!with(wrong.clone()).allows(CLUSTER_IP), "{wrong}");
+    }
+    let good = || json!([endpoint("a", json!({}))]);
+    for ports in [
+        json!([{"port": 8080}, {"name": "x", "port": 0}]),
+        json!([{"port": 8080}, {"name": "x", "port": 1, "protocol": "tcp"}]),
+        json!([{"port": 8080}, 5]),
+        json!({}),
+    ] {
+        assert!(
+            !all(slice("s", ports.clone(), good())).allows(CLUSTER_IP),
+            "{ports}"
+        );
+    }
+    for changes in [
+        json!({"addressType": "IPv5"}),
+        json!({"metadata": {"labels": {"kubernetes.io/service-name": 5}}}),
+    ] {
+        let mut slice = endpoints(good());
+        merge(&mut slice, changes.clone());
+        assert!(!all(slice).allows(CLUSTER_IP), "{changes}");
+    }
+}

@@ -123,6 +123,16 @@ fn pod(draw: &mut Draw, scene: &mut Scene, host: usize) {
         if let Some(metadata) = other.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("labels".to_owned(), json!({"app": "d"}));
         }
+        let stranger = draw.between(1, 14);
+        if let (true, Some(status)) = (
+            draw.chance(40),
+            other.get_mut("status").and_then(Value::as_object_mut),
+        ) {
+            draw.shows(&[75]);
+            let (v4, v6) = pod_addresses(stranger);
+            status.remove("podIP");
+            status.insert("podIPs".to_owned(), json!([{"ip": v4}, {"ip": v6}]));
+        }
         scene.objects.push(other);
     } else if draw.chance(2) {
         draw.shows(&[96]);
@@ -135,7 +145,6 @@ fn pod(draw: &mut Draw, scene: &mut Scene, host: usize) {
         node,
         addresses,
         host_network,
-        contradicted,
     });
 }
 

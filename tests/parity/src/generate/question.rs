@@ -57,8 +57,7 @@ impl fmt::Display for Question {
 
 /// A question, unless there is no pod that can be asked.
 pub(super) fn draw(draw: &mut Draw, scene: &Scene) -> Option<Question> {
-    let pods: Vec<_> = scene.pods.iter().filter(|pod| !pod.contradicted).collect();
-    let pod = draw.pick_any(&pods)?;
+    let pod = draw.pick_any(&scene.pods)?;
     let own = pod.addresses.iter().filter(|_| !pod.host_network);
     let own: Vec<IpAddr> = own.copied().collect();
     let (address, protocol, port) = destination(draw, scene, &own);

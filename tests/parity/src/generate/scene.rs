@@ -37,8 +37,6 @@ pub(super) struct Pod {
     pub(super) node: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) host_network: bool,
-    /// Two different objects have this name, so it cannot be asked as a sender.
-    pub(super) contradicted: bool,
 }
 
 /// Addresses that belong to nothing: far away, link-local (S78), broadcast, ends of the world.
