@@ -14,7 +14,7 @@ use zerocopy::network_endian::U32;
 
 use super::{Agent, Failure, Sought};
 use crate::metrics::Stage;
-use crate::pods::{HostInterface, PodId, Record, Wanted};
+use crate::pods::{Asking, HostInterface, PodId, Record, Wanted};
 
 /// A local pod and where its traffic passes.
 struct Local<'a> {
@@ -28,7 +28,7 @@ impl Agent {
     pub(super) fn look(&mut self) {
         let seen = Instant::now();
         let before = self.found.clone();
-        self.scan();
+        self.scan(Asking::InTurn);
         if self.found != before || !self.datapath.has_pins() {
             self.program(seen);
         }
@@ -41,7 +41,7 @@ impl Agent {
             self.publish();
             return;
         }
-        self.scan();
+        self.scan(Asking::OnlyNew);
         self.program(seen);
     }
 
@@ -138,11 +138,12 @@ impl Agent {
     }
 
     /// Looks for the pods' interfaces.
-    fn scan(&mut self) {
+    fn scan(&mut self, asking: Asking) {
         let sought = self.wanted();
         self.sought = None;
         let discovery = &mut self.discovery;
-        let scanned = tokio::task::block_in_place(|| discovery.scan(&sought.pods, &sought.node));
+        let scanned =
+            tokio::task::block_in_place(|| discovery.scan(&sought.pods, &sought.node, asking));
         let mut found = match scanned {
             Ok(found) => found,
             Err(error) => {

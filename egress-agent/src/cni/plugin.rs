@@ -17,7 +17,7 @@ use super::message::{Attachment, HostLink, Outcome};
 use super::spec::{
     Code, Command, Configuration, Environment, Error, PodArguments, WhenAgentDown, versions,
 };
-use crate::pods::{Discovery, Found, PodId, Wanted};
+use crate::pods::{Asking, Discovery, Found, PodId, Wanted};
 use crate::serve::client::{self, Client};
 
 /// A configuration is a few kilobytes; the runtime's whole list of containers, for GC, some
@@ -214,7 +214,11 @@ fn look(pod: &PodId, netns: &Path) -> Result<Found, Error> {
         ..Wanted::default()
     };
     let mut found = Discovery::default()
-        .scan(&BTreeMap::from([(pod.clone(), wanted)]), &BTreeSet::new())
+        .scan(
+            &BTreeMap::from([(pod.clone(), wanted)]),
+            &BTreeSet::new(),
+            Asking::OnlyNew,
+        )
         .map_err(|error| failed(&chain(&error)))?;
     found.remove(pod).ok_or_else(|| failed(&"no answer"))
 }

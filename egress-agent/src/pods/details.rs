@@ -5,7 +5,8 @@
 //! hooks. No word comes from there when they change, and asking takes the kernel ten times
 //! as long as the rest of a look at a pod: so a namespace is asked at once when it is new
 //! or has other host interfaces, at every look while it is young or has no address, and
-//! otherwise in turn with all the others.
+//! otherwise in turn with all the others. A look that a starting pod waits for asks only the
+//! first ([`Asking`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,6 +25,16 @@ const IN_TURN: usize = 16;
 
 /// And at least this part of them, so that 250 pods take their turn in four seconds.
 const IN_TURN_PART: usize = 8;
+
+/// Which namespaces a look asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asking {
+    /// All whose turn it is.
+    InTurn,
+    /// Somebody waits for this look: only those that are new or have other host interfaces. What
+    /// the others would say is as old as it was.
+    OnlyNew,
+}
 
 /// What one namespace said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,9 +71,9 @@ struct Known {
 }
 
 impl Memory {
-    /// Asks those of `subjects` whose turn it is, and forgets all other namespaces.
-    pub(super) fn refresh(&mut self, socket: &mut Socket, subjects: &[Subject]) {
-        self.refresh_with(subjects, |nsid| Details::ask(socket, nsid));
+    /// Asks those of `subjects` that `asking` names, and forgets all other namespaces.
+    pub(super) fn refresh(&mut self, socket: &mut Socket, subjects: &[Subject], asking: Asking) {
+        self.refresh_with(subjects, asking, |nsid| Details::ask(socket, nsid));
     }
 
     /// What the namespace last said; an error is asked about again at the next look.
@@ -73,6 +84,7 @@ impl Memory {
     fn refresh_with(
         &mut self,
         subjects: &[Subject],
+        asking: Asking,
         mut ask: impl FnMut(Nsid) -> Result<Details, Error>,
     ) {
         self.look += 1;
@@ -83,15 +95,17 @@ impl Memory {
                 .remove(&subject.id)
                 .filter(|known| known.subject == *subject)
             {
-                Some(known) if known.may_wait() => in_turn.push(known),
+                Some(known) if asking == Asking::OnlyNew || known.may_wait() => in_turn.push(known),
                 Some(known) => now.push((subject, known.times)),
                 None => now.push((subject, 0)),
             }
         }
         in_turn.sort_by_key(|known| known.last);
-        let turn = IN_TURN
-            .max(subjects.len() / IN_TURN_PART)
-            .min(in_turn.len());
+        let turn = match asking {
+            Asking::InTurn => IN_TURN.max(subjects.len() / IN_TURN_PART),
+            Asking::OnlyNew => 0,
+        };
+        let turn = turn.min(in_turn.len());
         let waiting = in_turn.split_off(turn);
 
         let asked = now
@@ -157,8 +171,17 @@ mod tests {
 
     /// Who is asked at one look when everybody answers alike.
     fn asked(memory: &mut Memory, subjects: &[Subject], answer: &Details) -> Vec<i32> {
+        asked_by(memory, subjects, answer, Asking::InTurn)
+    }
+
+    fn asked_by(
+        memory: &mut Memory,
+        subjects: &[Subject],
+        answer: &Details,
+        asking: Asking,
+    ) -> Vec<i32> {
         let mut asked = Vec::new();
-        memory.refresh_with(subjects, |Nsid(number)| {
+        memory.refresh_with(subjects, asking, |Nsid(number)| {
             asked.push(number);
             Ok(answer.clone())
         });
@@ -207,6 +230,23 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_somebody_waits_for_asks_only_what_is_new_and_takes_nobodys_turn() {
+        let (mut memory, mut subjects) = (Memory::default(), vec![subject(1), subject(2)]);
+        asked(&mut memory, &subjects, &addressed());
+        subjects.get_mut(1).unwrap().hooks.push(999);
+        subjects.push(subject(3));
+        let urgent =
+            |memory: &mut Memory| asked_by(memory, &subjects, &addressed(), Asking::OnlyNew);
+        assert_eq!(urgent(&mut memory), [2, 3]);
+        assert_eq!(urgent(&mut memory), [] as [i32; 0]);
+        assert!(memory.of(&subject(1).id).is_some());
+        for look in 0..YOUNG {
+            let asked = asked(&mut memory, &subjects, &addressed());
+            assert_eq!(asked.len(), 3, "at look {look}");
+        }
+    }
+
+    #[test]
     fn who_has_no_address_or_did_not_answer_is_asked_again() {
         let (mut memory, subjects) = (Memory::default(), (0..240).map(subject).collect::<Vec<_>>());
         for _ in 0..2 * YOUNG {
@@ -217,7 +257,7 @@ mod tests {
         }
         for _ in 0..2 * YOUNG {
             let mut asked = 0;
-            memory.refresh_with(&subjects, |_| {
+            memory.refresh_with(&subjects, Asking::InTurn, |_| {
                 asked += 1;
                 Err(Error::Interrupted)
             });

@@ -33,6 +33,7 @@ use std::path::Path;
 use egress_core::object::{Name, Pod};
 use rustix::io::Errno;
 
+pub use self::details::Asking;
 use self::details::{Memory, Subject};
 pub use self::filters::{Filter, Side, filters};
 pub use self::links::HostInterface;
@@ -223,6 +224,7 @@ impl Discovery {
         &mut self,
         wanted: &BTreeMap<PodId, Wanted>,
         node: &BTreeSet<IpAddr>,
+        asking: Asking,
     ) -> Result<BTreeMap<PodId, Found>, Error> {
         let mut socket = Socket::route().map_err(kernel("a socket"))?;
         let own = Namespace::own().map_err(Error::Own)?;
@@ -268,7 +270,7 @@ impl Discovery {
             .filter_map(|located| located.as_ref().ok())
             .map(|located| located.subject(&host))
             .collect();
-        self.memory.refresh(&mut socket, &subjects);
+        self.memory.refresh(&mut socket, &subjects, asking);
         let mut found = BTreeMap::new();
         for (pod, located) in located {
             let found_here = match located {

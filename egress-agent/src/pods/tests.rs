@@ -97,7 +97,8 @@ impl Ns {
             .enumerate()
             .map(|(number, annotation)| (named(&format!("{number:04}")), annotated(annotation)))
             .collect();
-        let found = self.run(|| Discovery::default().scan(&wanted, &BTreeSet::new()));
+        let found =
+            self.run(|| Discovery::default().scan(&wanted, &BTreeSet::new(), Asking::InTurn));
         found.unwrap().into_values().collect()
     }
 }
@@ -398,7 +399,7 @@ fn a_discovery_follows_what_comes_later() {
     let mut discovery = Discovery::default();
     let mut look = || {
         agent
-            .run(|| discovery.scan(&wanted, &BTreeSet::new()))
+            .run(|| discovery.scan(&wanted, &BTreeSet::new(), Asking::InTurn))
             .unwrap()
             .remove(&named("a"))
             .unwrap()
@@ -440,7 +441,7 @@ fn looking_while_interfaces_come_and_go_finds_what_stays() {
         agent.run(|| {
             let mut discovery = Discovery::default();
             for _ in 0..300 {
-                match discovery.scan(&wanted, &BTreeSet::new()) {
+                match discovery.scan(&wanted, &BTreeSet::new(), Asking::InTurn) {
                     Ok(found) => {
                         seen += 1;
                         let found = found.values().next().unwrap();
@@ -501,7 +502,9 @@ fn a_look_at_250_pods_is_cheap() {
         let mut took = Vec::new();
         for _ in 0..20 {
             let begun = Instant::now();
-            let found = discovery.scan(&wanted, &BTreeSet::new()).unwrap();
+            let found = discovery
+                .scan(&wanted, &BTreeSet::new(), Asking::InTurn)
+                .unwrap();
             took.push(begun.elapsed());
             assert!(found.values().all(|found| found.interfaces.len() == 1));
         }
@@ -706,7 +709,7 @@ fn listed(texts: &[&str]) -> Wanted {
 
 fn seek(discovery: &mut Discovery, agent: &Ns, pod: &PodId, wanted: &Wanted) -> Found {
     let wanted = BTreeMap::from([(pod.clone(), wanted.clone())]);
-    let found = agent.run(|| discovery.scan(&wanted, &addresses(&["172.30.0.1"])));
+    let found = agent.run(|| discovery.scan(&wanted, &addresses(&["172.30.0.1"]), Asking::InTurn));
     found.unwrap().remove(pod).unwrap()
 }
 
@@ -1017,7 +1020,7 @@ fn of_two_pods_that_claim_one_namespace_the_better_word_wins() {
     let mut discovery = Discovery::new(records, folder.path());
     let wanted = BTreeMap::from([(first.clone(), listed(&[])), (second.clone(), listed(&[]))]);
     let found = agent
-        .run(|| discovery.scan(&wanted, &BTreeSet::new()))
+        .run(|| discovery.scan(&wanted, &BTreeSet::new(), Asking::InTurn))
         .unwrap();
     assert_eq!(names(&found[&second]), [("veth1", "eth0")]);
     assert_eq!(
