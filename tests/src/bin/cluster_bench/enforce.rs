@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use egress_tests::cluster::{Cluster, PodSpec};
+use egress_tests::cluster::{Cluster, Namespace, Pod, PodSpec};
 use egress_tests::harness::objects::deny_all;
 use egress_tests::harness::until;
 
@@ -34,42 +34,61 @@ struct Pulse {
     stop: AtomicBool,
 }
 
-pub(crate) fn run(cluster: &Cluster) -> Result<Vec<Duration>> {
-    let ns = cluster.namespace("enforce", &[])?;
-    let [client, mut server] = ns.pods([
-        PodSpec::new("client").node(NODE),
-        PodSpec::new("server").node(NODE),
-    ])?;
-    server.serve(&[PORT])?;
-    let to = SocketAddr::new(server.v4.into(), PORT);
-    let socket = client.ns.run(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect(to)?;
-        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        Ok(socket)
-    })?;
-    let pulse = Pulse {
-        sent: Mutex::default(),
-        answered: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-    };
-    thread::scope(|scope| {
-        scope.spawn(|| pulse.send(&socket));
-        scope.spawn(|| pulse.listen(&socket));
-        let times = (0..ROUNDS)
-            .map(|_| {
-                let policy = deny_all(ns.name());
-                pulse.until_answered()?;
-                let begun = Instant::now();
-                ns.apply(&policy)?;
-                let first = pulse.first_unanswered(begun)?;
-                ns.delete(&policy)?;
-                Ok(first.saturating_duration_since(begun))
-            })
-            .collect();
-        pulse.stop.store(true, Ordering::Relaxed);
-        times
-    })
+/// Two pods of a namespace of their own, one of which asks the other.
+pub(crate) struct Pair<'a> {
+    ns: Namespace<'a>,
+    socket: UdpSocket,
+    _pods: [Pod; 2],
+}
+
+impl<'a> Pair<'a> {
+    pub(crate) fn start(cluster: &'a Cluster) -> Result<Self> {
+        let ns = cluster.namespace("enforce", &[])?;
+        let [client, mut server] = ns.pods([
+            PodSpec::new("client").node(NODE),
+            PodSpec::new("server").node(NODE),
+        ])?;
+        server.serve(&[PORT])?;
+        let to = SocketAddr::new(server.v4.into(), PORT);
+        let socket = client.ns.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+            Ok(socket)
+        })?;
+        Ok(Self {
+            ns,
+            socket,
+            _pods: [client, server],
+        })
+    }
+
+    /// Applies a policy and takes it away again, [`ROUNDS`] times.
+    pub(crate) fn measure(&self) -> Result<Vec<Duration>> {
+        let Self { ns, socket, _pods } = self;
+        let pulse = Pulse {
+            sent: Mutex::default(),
+            answered: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| pulse.send(socket));
+            scope.spawn(|| pulse.listen(socket));
+            let times = (0..ROUNDS)
+                .map(|_| {
+                    let policy = deny_all(ns.name());
+                    pulse.until_answered()?;
+                    let begun = Instant::now();
+                    ns.apply(&policy)?;
+                    let first = pulse.first_unanswered(begun)?;
+                    ns.delete(&policy)?;
+                    Ok(first.saturating_duration_since(begun))
+                })
+                .collect();
+            pulse.stop.store(true, Ordering::Relaxed);
+            times
+        })
+    }
 }
 
 impl Pulse {

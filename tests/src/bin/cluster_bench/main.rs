@@ -44,8 +44,10 @@ fn main() -> Result<()> {
 
 fn apply_to_enforced(cluster: &Cluster, of: &str) -> Result<()> {
     let node = cluster.node(enforce::NODE)?;
+    let pair = enforce::Pair::start(cluster)?;
+    // Only now: that pods start is no part of it.
     let before = node.metrics()?;
-    let times = enforce::run(cluster)?;
+    let times = pair.measure()?;
     let after = node.metrics()?;
     row(&format!("policy applied → enforced, {of}"), times)?;
     println!("{}", our_part(&before, &after)?);
