@@ -142,6 +142,7 @@ fn chosen(writes: &[Call]) -> Vec<usize> {
 /// makes up for it.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
+#[expect(clippy::print_stdout, reason = "what was done is worth reading")]
 fn a_write_that_is_refused_is_reported_and_made_up_for() {
     on_world(|world| {
         let (a, b) = stage(world)?;
@@ -188,6 +189,7 @@ fn a_write_that_is_refused_is_reported_and_made_up_for() {
             }
         }
         expect_cluster(world, &a, &b, 0)?;
+        println!("{met} writes refused, of {} kinds", kinds.len());
         ensure!(
             met >= 10 && kinds.len() >= 5,
             "only {met} writes were refused: {kinds:?}"
@@ -260,6 +262,7 @@ fn while_a_table_is_refused_the_old_policy_holds_and_status_says_why() {
 /// one adopts what it finds and finishes.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
+#[expect(clippy::print_stdout, reason = "what was done is worth reading")]
 fn an_agent_that_is_killed_at_any_write_is_followed_by_one_that_finishes() {
     on_world(|world| {
         let (a, b) = stage(world)?;
@@ -292,6 +295,7 @@ fn an_agent_that_is_killed_at_any_write_is_followed_by_one_that_finishes() {
             expect_cluster(world, &a, &b, turn + 1)
                 .with_context(|| format!("after the agent was killed at write {number}"))?;
         }
+        println!("killed at {killed} of {} writes", back.len());
         let least = if is_sample() { 2 } else { 5 };
         ensure!(killed >= least, "only {killed} were killed in time");
         traffic.stop()

@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// How many of the tests
     #[arg(long, value_enum, default_value_t = Extent::Short)]
     tests: Extent,
+    /// Only test programs whose name contains this: faults, policy; may be given more than once
+    #[arg(long, value_name = "NAME")]
+    program: Vec<String>,
     /// Download the newest of each kernel again
     #[arg(long)]
     refresh: bool,
@@ -93,6 +96,22 @@ impl Args {
         })
     }
 
+    /// The test programs that are run: an error where none is meant.
+    fn programs(&self) -> Result<Vec<Tests>> {
+        let is_meant = |tests: &Tests| {
+            let all = self.program.is_empty();
+            all || self.program.iter().any(|part| tests.target.contains(part))
+        };
+        let asked = PROGRAMS
+            .into_iter()
+            .filter(|tests| tests.are_asked_for(self.tests) && is_meant(tests));
+        let asked: Vec<Tests> = asked.collect();
+        if asked.is_empty() {
+            bail!("no test program is called {}", self.program.join(" or "));
+        }
+        Ok(asked)
+    }
+
     fn limit(&self) -> Duration {
         let default = match self.tests {
             Extent::Short | Extent::Sample => LIMIT,
@@ -114,8 +133,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         bail!("the kernels are amd64's, and so must the programs be that run on them");
     }
     ensure_programs()?;
+    let asked = args.programs()?;
     toolchain::ensure(workspace, Purpose::Run)?;
-    let programs = programs(workspace, args)?;
+    let programs = programs(workspace, args, &asked)?;
 
     let mut total = Tally::default();
     let mut rows = Vec::new();
@@ -226,7 +246,7 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
 
 /// Builds what goes into the machines: the agent as it is released, and the tests as `cargo xtask
 /// test` has built them, so that running both builds nothing twice.
-fn programs(workspace: &Workspace, args: &Args) -> Result<Built> {
+fn programs(workspace: &Workspace, args: &Args, asked: &[Tests]) -> Result<Built> {
     let agent = build::agent(workspace, args.debug)?;
     process::run(
         workspace
@@ -254,13 +274,10 @@ fn programs(workspace: &Workspace, args: &Args) -> Result<Built> {
         });
     }
     let mut tests = Vec::new();
-    let asked = || {
-        let all = PROGRAMS.into_iter();
-        all.filter(|tests| tests.are_asked_for(args.tests))
-    };
-    let packages: BTreeSet<&str> = asked().map(|tests| tests.package).collect();
+    let packages: BTreeSet<&str> = asked.iter().map(|tests| tests.package).collect();
     for package in packages {
-        let targets: Vec<Tests> = asked().filter(|tests| tests.package == package).collect();
+        let of_package = asked.iter().filter(|tests| tests.package == package);
+        let targets: Vec<Tests> = of_package.copied().collect();
         for (program, source) in targets.iter().zip(test_programs(workspace, &targets)?) {
             let path = bin(&format!("{}-{}", program.package, program.target));
             programs.push(lean(&source, path.clone())?);
@@ -372,6 +389,7 @@ mod tests {
         Args {
             kernel: kernel.iter().map(ToString::to_string).collect(),
             tests,
+            program: Vec::new(),
             refresh: false,
             debug: false,
             limit: None,
@@ -388,6 +406,21 @@ mod tests {
         assert_eq!(chosen, ["5.10", "sid"]);
         assert_eq!(args(&[ALL], Extent::Short).kernels().count(), KERNELS.len());
         assert!(args(&[ALL], Extent::All).limit() > args(&[ALL], Extent::Short).limit());
+    }
+
+    #[test]
+    fn only_the_programs_that_are_named_run() {
+        let of = |program: &str, tests| Args {
+            program: vec![program.to_owned()],
+            ..args(&[ALL], tests)
+        };
+        let names = |args: Args| -> Option<Vec<&str>> {
+            let tests = args.programs().ok()?;
+            Some(tests.into_iter().map(|tests| tests.target).collect())
+        };
+        assert_eq!(names(of("fault", Extent::Sample)), Some(vec!["faults"]));
+        assert_eq!(names(of("fault", Extent::Short)), None, "it has none there");
+        assert!(names(args(&[ALL], Extent::Short)).is_some_and(|all| all.len() > 4));
     }
 
     #[test]

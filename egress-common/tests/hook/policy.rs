@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use egress_common::abi::{ENDPOINT_ISOLATED, RULESET_DENY};
+use egress_common::abi::{ENDPOINT_ISOLATED, RULESET_DENY, literal_ports};
 use egress_common::decide::decide;
 use egress_common::event::Reason;
 use egress_common::hook::{self, Scratch};
@@ -92,6 +92,38 @@ fn a_port_rule_allows_its_protocol_and_port_only() {
                         Reason::NoRule
                     };
                     assert_eq!(world.send_to(peer, protocol, payload), wanted);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_id_that_says_its_ports_itself_means_its_protocol_and_the_ports_that_begin_alike() {
+    // S36, S47, S48: 443 alone, 440 to 447, and all ports.
+    for (length, ports) in [(16, 443..=443), (13, 440..=447), (0, 0..=u16::MAX)] {
+        for (_, peer) in PAIRS {
+            for allowed in [TCP, UDP, SCTP] {
+                let id = literal_ports(allowed, length, *ports.start());
+                let world = World::isolated().allow_literal(peer, 32, id);
+                for protocol in [TCP, UDP, SCTP] {
+                    for port in [0, 1, 187, 439, 440, 442, 443, 444, 447, 448, 955, 65535] {
+                        let payload = match protocol {
+                            TCP => tcp(5555, port, SYN),
+                            UDP => udp(5555, port),
+                            _ => sctp(5555, port, 1),
+                        };
+                        let wanted = if protocol == allowed && ports.contains(&port) {
+                            Reason::Allowed
+                        } else {
+                            Reason::NoRule
+                        };
+                        assert_eq!(
+                            world.send_to(peer, protocol, payload),
+                            wanted,
+                            "{protocol} {port} of {allowed} {ports:?}"
+                        );
+                    }
                 }
             }
         }

@@ -189,6 +189,12 @@ impl World {
         self.ports.push((id, protocol, from, to));
     }
 
+    /// Allows towards a network what a ports id says itself.
+    pub(crate) fn allow_literal(mut self, network: IpAddr, prefix: u8, id: u32) -> Self {
+        self.cidrs.push((RULESET, network, prefix, id));
+        self
+    }
+
     /// Allows everything towards a network.
     pub(crate) fn allow_everything(mut self, network: IpAddr, prefix: u8) -> Self {
         self.cidrs
