@@ -5,6 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
+use aya::programs::ProgramType;
+use aya::sys::is_helper_supported;
+use aya_obj::generated::bpf_func_id;
 use egress_tests::harness::gate::{Fault, Gate, Kind};
 use egress_tests::harness::objects::{egress, port, service, to_blocks};
 use egress_tests::harness::{NODE, OUTSIDE, PodSpec, Probe, World, binary, on_world, until};
@@ -229,6 +232,44 @@ fn a_kernel_without_tcx_is_told_of_and_enforced_by_filters() {
             object.is_empty() && message.starts_with("this kernel has no TCX (6.6): ")
         };
         ensure!(told.iter().filter(of_tcx).count() == 1, "{told:?}");
+        Ok(())
+    });
+}
+
+/// Where programs that ask the coarse clock are refused, as before 5.11, they ask the precise one, and
+/// status tells what that costs; it says nothing where there is one.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_kernel_without_a_coarse_clock_is_told_of() {
+    const CLOCK: bpf_func_id = bpf_func_id::BPF_FUNC_ktime_get_coarse_ns;
+    #[expect(clippy::as_conversions, reason = "the one way to an enum's number")]
+    const NUMBER: u32 = CLOCK as u32;
+    on_world(|world| {
+        world.outside.serve(&[PORT])?;
+        world.namespace("x", &[])?;
+        let web = world.pod(PodSpec::new("x", "web"))?;
+        world
+            .manifests
+            .put("policy.json", &egress("x", "p", &json!([])))?;
+        let refused = Gate::default();
+        refused.arm(
+            |call| call.helper == Some(NUMBER),
+            Fault::RefuseAll(libc::EINVAL),
+        );
+        let there = is_helper_supported(ProgramType::SchedClassifier, CLOCK)?;
+        for (gate, is_told) in [(Gate::default(), !there), (refused, true)] {
+            world.agent.launch_behind(&world.host, &gate)?;
+            world.agent.wait_ready(&world.host)?;
+            world.settle()?;
+            world.expect(&[(&web, Probe::tcp(OUTSIDE[0].0, PORT), false)])?;
+            let told = of_kind(&status(world, &["-o", "json"])?, "kernel-feature")?;
+            let of_clock = |(object, message): &&(String, String)| {
+                object.is_empty() && message.starts_with("this kernel has no coarse clock")
+            };
+            let count = told.iter().filter(of_clock).count();
+            ensure!(count == usize::from(is_told), "{told:?}");
+            world.agent.kill()?;
+        }
         Ok(())
     });
 }

@@ -43,6 +43,9 @@ const COMMANDS: [(u32, Kind); 12] = [
     (34, Kind::LinkDetach),
 ];
 
+/// `BPF_JMP | BPF_CALL`, the instruction's first byte.
+const CALL: u8 = 0x85;
+
 /// What a call does. Calls that change nothing pass without a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -79,6 +82,8 @@ pub struct Call {
     pub kind: Kind,
     /// Name of the map it is about, as far as the kernel keeps names: 15 bytes.
     pub map: Option<String>,
+    /// The helper function that a program calls first: of a probe, whether it is there.
+    pub helper: Option<u32>,
 }
 
 impl Call {
@@ -322,10 +327,23 @@ fn call(asked: &libc::seccomp_notif, names: &mut BTreeMap<u32, String>) -> Resul
             let name = read::<16>(asked.pid, attr + 28)?;
             let name: Vec<u8> = name.into_iter().take_while(|byte| *byte != 0).collect();
             let map = Some(String::from_utf8_lossy(&name).into_owned());
-            return Ok(Some(Call { kind, map }));
+            return Ok(Some(Call {
+                kind,
+                map,
+                helper: None,
+            }));
         }
-        Kind::ProgramLoad
-        | Kind::Pin
+        Kind::ProgramLoad => {
+            let instructions = u64::from_ne_bytes(read(asked.pid, attr + 8)?);
+            let [code, _, _, _, helper @ ..] = read::<8>(asked.pid, instructions)?;
+            let helper = (code == CALL).then(|| u32::from_ne_bytes(helper));
+            return Ok(Some(Call {
+                kind,
+                map: None,
+                helper,
+            }));
+        }
+        Kind::Pin
         | Kind::ProgramAttach
         | Kind::ProgramDetach
         | Kind::TypesLoad
@@ -339,7 +357,11 @@ fn call(asked: &libc::seccomp_notif, names: &mut BTreeMap<u32, String>) -> Resul
             map_name(asked.pid, fd, names)
         })
         .transpose()?;
-    Ok(Some(Call { kind, map }))
+    Ok(Some(Call {
+        kind,
+        map,
+        helper: None,
+    }))
 }
 
 fn read<const N: usize>(pid: u32, address: u64) -> Result<[u8; N]> {

@@ -38,7 +38,7 @@ impl Names {
 
 /// What differs between kernels: attaching, adopting, letting go, parsing, the map types. That policies
 /// mean what they should is the programs' own affair, and parity asks it all at once.
-pub(super) const PROGRAMS: [Tests; 12] = [
+pub(super) const PROGRAMS: [Tests; 13] = [
     Tests {
         package: "egress-agent",
         target: "kernel",
@@ -96,6 +96,12 @@ pub(super) const PROGRAMS: [Tests; 12] = [
         target: "metrics",
         short: Names::NONE,
         more: Names::These(&["every_drop_is_counted_exactly"]),
+    },
+    Tests {
+        package: "egress-tests",
+        target: "status",
+        short: Names::These(&["a_kernel_without_a_coarse_clock_is_told_of"]),
+        more: Names::NONE,
     },
     Tests {
         package: "egress-tests",
