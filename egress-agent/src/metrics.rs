@@ -12,7 +12,7 @@ mod openmetrics;
 mod text;
 
 pub use counters::{Counters, Scrape, Series, WorkloadLabels};
-pub use kernel::{AllowedCount, DropCount, Kernel, ReadError, Readings};
+pub use kernel::{DropCount, Kernel, ReadError, Readings, SlotDrops};
 pub use observations::{Observations, Stage};
 pub use openmetrics::open_metrics;
 pub use text::render;

@@ -4,7 +4,7 @@
 //! plain bytes: no padding ([`IntoBytes`] is derived, which refuses it at compile
 //! time), no enum, no `Option`. Multi-byte fields are network byte order wrappers of
 //! [`zerocopy::network_endian`], so that neither side can forget a swap; the one
-//! exception is [`Counter`], which only one machine ever reads.
+//! exception is counters, which only one machine ever reads.
 //!
 //! A change of any layout here needs a new [`ABI_VERSION`]: the pins of another
 //! version are never read. They enforce beside ours until ours enforce everything, and are
@@ -13,8 +13,10 @@
 use zerocopy::network_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute};
 
+use crate::event::{DROP_REASONS, Reason};
+
 /// Version of the layouts in this module; names the folder of the pins.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Addresses of one family that an endpoint can have.
 ///
@@ -468,39 +470,11 @@ pub struct Fragment {
     pub seen: U32,
 }
 
-/// Key of COUNTERS: the drops of one endpoint.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    Immutable,
-    KnownLayout,
-    Unaligned,
-)]
-#[repr(C)]
-pub struct CounterKey {
-    /// [`Endpoint::slot`].
-    pub slot: U16,
-    /// [`crate::event::Reason`] as a number.
-    pub reason: u8,
-    /// IP protocol number folded to 1 (ICMP of either family), 6, 17, 132, or 0 for any other.
-    pub protocol: u8,
-    /// [`FAMILY_V4`], [`FAMILY_V6`], or 0 for a frame that is neither.
-    pub family: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
-}
-
-/// Value of COUNTERS and of ALLOWED, one a CPU. Host byte order.
+/// Value of DROP_TOTALS and of ALLOWED, one a CPU: what the node's pods sent, all together.
+/// Host byte order.
 ///
-/// ALLOWED is an array indexed by `slot * 2`, plus 1 for IPv6.
+/// DROP_TOTALS is an array indexed by [`DropKind::index`], ALLOWED one of two: IPv4 and IPv6. Neither
+/// is ever set back, so that a total goes down only when the tables go.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -510,6 +484,39 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes of the IP packets.
     pub bytes: u64,
+}
+
+/// Index in ALLOWED of IPv4.
+pub const ALLOWED_V4: u32 = 0;
+/// Index in ALLOWED of IPv6.
+pub const ALLOWED_V6: u32 = 1;
+
+/// Value of DROPPED, an array indexed by [`Endpoint::slot`], one a CPU: the drops of one endpoint. Host
+/// byte order. Set back before the slot is given to another endpoint.
+///
+/// There is a place for everything that can be counted: in a table that entries are put into by need,
+/// a drop would go uncounted once it is full.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Dropped {
+    /// Packets by [`Reason::drop_index`]; a GSO frame counts as its segments.
+    pub packets: [u64; DROP_REASONS],
+}
+
+/// Entries of DROP_TOTALS: eight reasons, four places for a family and eight for a protocol.
+pub const DROP_KINDS: u32 = 256;
+
+/// What the node's drops are told apart by, a [`Counter`] each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropKind {
+    /// Why; a reason to drop.
+    pub reason: Reason,
+    /// [`FAMILY_V4`], [`FAMILY_V6`], or 0 for a frame that is neither.
+    pub family: u8,
+    /// IP protocol number folded to 1 (ICMP of either family), 6, 17, 132, or 0 for any other.
+    pub protocol: u8,
 }
 
 /// Value of EVENT_BUDGET, an array indexed by slot: what an endpoint sent this second.
@@ -545,8 +552,8 @@ const _: () = {
     assert!(size_of::<Flow>() == 16);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<Fragment>() == 4);
-    assert!(size_of::<CounterKey>() == 8);
     assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Dropped>() == 64);
 };
 
 // The keys below are made of whole words. The kernel hashes them in words, and a word that was
@@ -667,17 +674,55 @@ pub const fn is_link_local(bytes: &[u8; 16]) -> bool {
     first == 0xfe && second & 0xc0 == 0x80
 }
 
-impl CounterKey {
-    /// The key under which a drop is counted; folds the protocol.
-    pub fn new(slot: U16, reason: u8, family: u8, protocol: u8) -> Self {
+impl DropKind {
+    /// Of a packet that is dropped; folds the protocol.
+    #[inline(always)]
+    pub const fn new(reason: Reason, family: u8, protocol: u8) -> Self {
         let protocol = match (family, protocol) {
             (FAMILY_V4, 1) | (FAMILY_V6, 58) => 1,
             (FAMILY_V4 | FAMILY_V6, 6 | 17 | 132) => protocol,
             _ => 0,
         };
-        let [a, b] = slot.to_bytes();
-        let word = u64::from_ne_bytes([a, b, reason, protocol, family, 0, 0, 0]);
-        transmute!(word)
+        Self {
+            reason,
+            family,
+            protocol,
+        }
+    }
+
+    /// Index in DROP_TOTALS.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        let family = match self.family {
+            FAMILY_V4 => 1,
+            FAMILY_V6 => 2,
+            _ => 0,
+        };
+        let protocol = match self.protocol {
+            1 => 1,
+            6 => 2,
+            17 => 3,
+            132 => 4,
+            _ => 0,
+        };
+        self.reason.drop_index() << 5 | family << 3 | protocol
+    }
+
+    /// What an entry of DROP_TOTALS counts; `None` for one that is never written.
+    pub fn from_index(index: u32) -> Option<Self> {
+        let families = [0, FAMILY_V4, FAMILY_V6];
+        let protocols = [0, 1, 6, 17, 132];
+        let reason = Reason::from_drop_index(index >> 5)?;
+        let kinds = families
+            .into_iter()
+            .flat_map(|family| protocols.map(|protocol| (family, protocol)));
+        kinds
+            .map(|(family, protocol)| Self {
+                reason,
+                family,
+                protocol,
+            })
+            .find(|kind| kind.index() == index)
     }
 }
 

@@ -12,7 +12,12 @@ pub enum Action {
     Drop,
 }
 
-/// Why a frame passed or was dropped. The numbers are kept in pinned counters.
+/// How many reasons to drop there are: an endpoint's counters have a place for each, so that another one
+/// is another layout.
+pub const DROP_REASONS: usize = 8;
+
+/// Why a frame passed or was dropped. The numbers are those in records; counters stand in the order of
+/// [`Reason::drop_index`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Reason {
@@ -115,12 +120,30 @@ impl Reason {
         }
     }
 
-    /// The reason of a number, as read from a counter or a record.
+    /// The reason of a number, as read from a record.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|r| r.number() == number)
     }
 
-    /// The number kept in counters and records.
+    /// The place of a reason to drop among them, below [`DROP_REASONS`]: the low bits of its number. It
+    /// says nothing of a reason to pass.
+    ///
+    /// By these bits the verifier knows that the place is there.
+    #[inline(always)]
+    #[expect(clippy::as_conversions, reason = "u32::from is not const")]
+    pub const fn drop_index(self) -> u32 {
+        (self.number() & 7) as u32
+    }
+
+    /// The reason to drop at a place.
+    pub fn from_drop_index(index: u32) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|reason| matches!(reason.action(), Action::Drop))
+            .find(|reason| reason.drop_index() == index)
+    }
+
+    /// The number kept in records.
     #[expect(
         clippy::as_conversions,
         reason = "the one way to the discriminant of a repr(u8) enum"
@@ -188,5 +211,20 @@ mod tests {
             assert!(!reason.name().is_empty());
         }
         assert_eq!(Reason::from_number(255), None);
+    }
+
+    #[test]
+    fn reasons_to_drop_have_a_place_each() {
+        let drops = Reason::ALL.map(|reason| match reason.action() {
+            Action::Drop => Some(reason),
+            Action::Pass => None,
+        });
+        let drops = drops.into_iter().flatten();
+        assert_eq!(drops.clone().count(), DROP_REASONS);
+        for (place, reason) in (0..).zip(drops) {
+            assert_eq!(reason.drop_index(), place);
+            assert_eq!(Reason::from_drop_index(place), Some(reason));
+        }
+        assert_eq!(Reason::from_drop_index(8), None);
     }
 }

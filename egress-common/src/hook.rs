@@ -25,7 +25,7 @@ pub use flow::{IDLE_CLOSING, IDLE_CONNECTION, IDLE_ECHO, IDLE_UDP};
 pub use from_pod::{FRAGMENT_SECONDS, from_pod};
 pub use to_pod::to_pod;
 
-use crate::abi::{CounterKey, Endpoint, FAMILY_V4, FAMILY_V6, FragmentKey};
+use crate::abi::{ALLOWED_V4, ALLOWED_V6, DropKind, Endpoint, FAMILY_V4, FAMILY_V6, FragmentKey};
 use crate::decide::Target;
 use crate::event::{Action, Reason, Record};
 use crate::packet::{Packet, Piece, Quote};
@@ -90,17 +90,16 @@ pub struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// Where a drop is counted; `None` when the frame passes.
+    /// What a drop is counted as; `None` when the frame passes.
     #[inline(always)]
-    pub fn counter(&self) -> Option<CounterKey> {
-        match (self.reason.action(), self.endpoint) {
-            (Action::Drop, Some(endpoint)) => Some(CounterKey::new(
-                endpoint.slot,
-                self.reason.number(),
+    pub fn dropped(&self) -> Option<DropKind> {
+        match self.reason.action() {
+            Action::Drop => Some(DropKind::new(
+                self.reason,
                 self.packet.family,
                 self.packet.protocol,
             )),
-            (Action::Drop | Action::Pass, _) => None,
+            Action::Pass => None,
         }
     }
 
@@ -109,10 +108,8 @@ impl Outcome<'_> {
     #[inline(always)]
     pub fn allowed(&self) -> Option<u32> {
         match (self.reason.action(), self.endpoint, self.packet.family) {
-            (Action::Pass, Some(endpoint), FAMILY_V4) => Some(u32::from(endpoint.slot.get()) * 2),
-            (Action::Pass, Some(endpoint), FAMILY_V6) => {
-                Some(u32::from(endpoint.slot.get()) * 2 + 1)
-            }
+            (Action::Pass, Some(_), FAMILY_V4) => Some(ALLOWED_V4),
+            (Action::Pass, Some(_), FAMILY_V6) => Some(ALLOWED_V6),
             (Action::Pass | Action::Drop, _, _) => None,
         }
     }

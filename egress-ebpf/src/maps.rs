@@ -9,17 +9,15 @@
 )]
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{
-    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
-};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use egress_common::abi::{
-    Address, Config, Counter, CounterKey, Endpoint, EventBudget, FAMILY_V4, FRONTEND_ALLOW,
-    Fragment, FragmentKey, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIXED_BITS, PRESENT_FRONTENDS,
-    PRESENT_PEERS, PRESENT_WORDS, PortsData, RulesetClass, RulesetFrontend, SEATS as SEAT_COUNT,
-    Seat, present_bit,
+    Address, Config, Counter, DROP_KINDS, DropKind, Dropped, Endpoint, EventBudget, FAMILY_V4,
+    FRONTEND_ALLOW, Fragment, FragmentKey, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIXED_BITS,
+    PRESENT_FRONTENDS, PRESENT_PEERS, PRESENT_WORDS, PortsData, RulesetClass, RulesetFrontend,
+    SEATS as SEAT_COUNT, Seat, present_bit,
 };
 use egress_common::event::Record;
 use egress_common::flows::{FlowSet, Place};
@@ -93,11 +91,16 @@ static INBOUND: ArrayOfMaps<Array<FlowSet, { INBOUND_SETS as usize }, MMAPABLE>,
 #[btf_map]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragment, 8192> = LruHashMap::new();
 
+/// Drops of each endpoint: a cache line a slot and CPU, 256 KiB a CPU.
 #[btf_map]
-pub(crate) static COUNTERS: PerCpuHashMap<CounterKey, Counter, 16_384> = PerCpuHashMap::new();
+static DROPPED: PerCpuArray<Dropped, SLOTS> = PerCpuArray::new();
+
+/// Drops of all of them: 4 KiB a CPU.
+#[btf_map]
+static DROP_TOTALS: PerCpuArray<Counter, { DROP_KINDS as usize }> = PerCpuArray::new();
 
 #[btf_map]
-pub(crate) static ALLOWED: PerCpuArray<Counter, { 2 * SLOTS }> = PerCpuArray::new();
+static ALLOWED: PerCpuArray<Counter, 2> = PerCpuArray::new();
 
 /// 1 MiB: 14,563 records of 64 bytes with their headers.
 #[btf_map]
@@ -328,21 +331,18 @@ impl State for Maps {
     }
 }
 
-/// Adds to this CPU's counter of a drop.
+/// Adds to this CPU's counters of a drop: the node's, and its endpoint's.
 #[inline(always)]
-pub(crate) fn count_drop(key: CounterKey, packets: u64, bytes: u64) {
-    let key = Aligned(key);
-    if let Some(counter) = COUNTERS.get_ptr_mut(&key.0) {
-        add(counter, packets, bytes);
-    } else {
-        // Another CPU may have made the entry meanwhile; then this one's part of it is there.
-        let counter = Counter { packets, bytes };
-        if COUNTERS
-            .insert(&key.0, counter, u64::from(BPF_NOEXIST))
-            .is_err()
-            && let Some(counter) = COUNTERS.get_ptr_mut(&key.0)
-        {
-            add(counter, packets, bytes);
+#[expect(clippy::as_conversions, reason = "three bits")]
+pub(crate) fn count_drop(slot: u32, kind: DropKind, packets: u64, bytes: u64) {
+    if let Some(total) = DROP_TOTALS.get_ptr_mut(kind.index()) {
+        add(total, packets, bytes);
+    }
+    if let Some(dropped) = DROPPED.get_ptr_mut(slot) {
+        // SAFETY: as in `add`.
+        let Dropped { packets: counts } = unsafe { &mut *dropped };
+        if let Some(count) = counts.get_mut(kind.reason.drop_index() as usize) {
+            *count += packets;
         }
     }
 }

@@ -45,9 +45,10 @@ pub(crate) fn count(frame: &Skb, outcome: &Outcome<'_>) {
         {
             tell_flow(frame, outcome, endpoint);
         }
-    } else if let (Some(key), Some(endpoint)) = (outcome.counter(), outcome.endpoint) {
+    } else if let (Some(kind), Some(endpoint)) = (outcome.dropped(), outcome.endpoint) {
         count_drop(
-            key,
+            endpoint.slot.get().into(),
+            kind,
             segments(frame, outcome),
             u64::from(outcome.packet.length),
         );

@@ -250,7 +250,7 @@ fn counters_go_on_while_no_agent_runs() {
     });
 }
 
-/// A workload's series go when its last pod goes; the totals stay.
+/// A workload's series go when its last pod goes; the totals stay, for other agents too.
 #[test]
 #[ignore = "needs root: network namespaces and BPF"]
 fn series_of_a_workload_go_with_it() {
@@ -275,6 +275,16 @@ fn series_of_a_workload_go_with_it() {
             after.sum(DROPPED, &[]) >= before.sum(DROPPED, &[]),
             "the total went down"
         );
+        // Another agent knows nothing of the pod any more.
+        world.agent.kill()?;
+        world.start_agent()?;
+        let later = world.metrics()?;
+        for name in [DROPPED, DROPPED_BYTES, ALLOWED] {
+            ensure!(
+                later.sum(name, &[]) >= after.sum(name, &[]),
+                "{name} went down with the agent"
+            );
+        }
         Ok(())
     });
 }

@@ -340,7 +340,7 @@ impl Agent {
             }
             let taken = self
                 .counters
-                .retire(attribution.get(slot), || self.datapath.take_counters(*slot));
+                .retire(attribution.get(slot), || self.datapath.take_drops(*slot));
             if let Err(error) = taken {
                 self.observations.bpf_failed(error.map, error.op);
                 tracing::warn!(error = %chain(&error), slot, "counters of a pod that is gone");

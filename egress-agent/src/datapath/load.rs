@@ -17,10 +17,11 @@ use super::error::SetupError;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf"));
 
 /// Every map, pinned under its name, with the bytes of a key and of a value.
-const MAPS: [(&str, u32, u32); 20] = [
+const MAPS: [(&str, u32, u32); 21] = [
     ("ALLOWED", 4, 16),
     ("CONFIG", 4, 48),
-    ("COUNTERS", 8, 16),
+    ("DROPPED", 4, 64),
+    ("DROP_TOTALS", 4, 16),
     ("ENDPOINTS", 8, 96),
     ("EVENTS", 0, 0),
     ("EVENTS_LOST", 4, 8),
@@ -138,8 +139,12 @@ pub(super) fn limits(pins: &PinRoot, sizes: &Sizes) -> Result<Limits, SetupError
     };
     let entries = |map| capacity(map).map(|count| usize::try_from(count).unwrap_or(usize::MAX));
     Ok(Limits {
-        endpoints: u16::try_from(capacity("ENDPOINTS")?.min(capacity("INBOUND")?))
-            .unwrap_or(u16::MAX),
+        endpoints: ["ENDPOINTS", "INBOUND", "DROPPED"]
+            .into_iter()
+            .map(capacity)
+            .try_fold(u16::MAX, |least, slots| {
+                Ok::<_, SetupError>(u16::try_from(slots?).map_or(least, |slots| least.min(slots)))
+            })?,
         rulesets: capacity("RULESET_KEYS")?,
         trie: usize::try_from(sizes.trie).unwrap_or(usize::MAX),
         peers: entries("PEERS")?,

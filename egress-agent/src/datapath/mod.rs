@@ -13,9 +13,10 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::SchedClassifier;
 use aya_obj::generated::bpf_attach_type;
 use egress_common::abi::{
-    Address, FLOW_SEED_BYTES, Flow, FlowKey, FrontendKey, PORTS_FIRST, PRESENT_FRONTENDS,
+    Address, Dropped, FLOW_SEED_BYTES, Flow, FlowKey, FrontendKey, PORTS_FIRST, PRESENT_FRONTENDS,
     PRESENT_PEERS, RulesetClass, RulesetFrontend,
 };
+use egress_common::event::Reason;
 use egress_common::flows::WAYS_V4;
 use egress_core::image::{Image, Placed, Step};
 use egress_core::plan::{self, Limits};
@@ -28,10 +29,10 @@ pub use self::error::{ApplyError, AttachError, SetupError, TableError};
 pub use self::inner::InnerTypes;
 pub use self::links::{Technique, is_own_filter};
 use self::tables::{CounterTables, FREE, LEFT, Tables};
-use crate::metrics::{AllowedCount, DropCount, Kernel, ReadError, Readings};
+use crate::metrics::{DropCount, Kernel, ReadError, Readings, SlotDrops};
 use crate::pods::{HostInterface, Side};
 use crate::status::MapFill;
-use crate::traffic::Family;
+use crate::traffic::{Family, Protocol};
 
 mod ask;
 mod bpffs;
@@ -453,12 +454,12 @@ impl Datapath {
         .collect())
     }
 
-    /// Deletes a slot's counters, and returns what they were.
-    pub fn take_counters(&self, slot: u16) -> Result<Readings, TableError> {
+    /// Sets a slot's drops back to nothing, and returns what they were.
+    pub fn take_drops(&self, slot: u16) -> Result<SlotDrops, TableError> {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let readings = read(&counters, &[slot])?;
+        let drops = slot_drops(&counters, slot)?;
         counters.clear(slot)?;
-        Ok(readings)
+        Ok(drops)
     }
 
     /// Carries out a step. What those `after` it need as well is got by one call.
@@ -614,10 +615,9 @@ fn interfaces() -> Result<Vec<String>, SetupError> {
 }
 
 impl Kernel for Reader {
-    fn readings(&self) -> Result<Readings, ReadError> {
+    fn readings(&self, slots: &[u16]) -> Result<Readings, ReadError> {
         let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let slots: Vec<u16> = (0..counters.slots()).collect();
-        let mut readings = read(&counters, &slots).map_err(|error| ReadError {
+        let mut readings = read(&counters, slots).map_err(|error| ReadError {
             map: error.map.to_owned(),
             op: error.op,
             source: error.source,
@@ -629,34 +629,39 @@ impl Kernel for Reader {
     }
 }
 
-/// The counters of these slots.
+/// The node's counters, and those of these slots.
 fn read(counters: &CounterTables, slots: &[u16]) -> Result<Readings, TableError> {
-    let mut readings = Readings::default();
-    for (key, counter) in counters.drops()? {
-        if slots.binary_search(&key.slot.get()).is_ok() {
-            readings.dropped.extend(DropCount::new(&key, counter));
-        }
-    }
-    for slot in slots {
-        for (counter, family) in counters
-            .allowed(*slot)?
-            .iter()
-            .zip([Family::V4, Family::V6])
-        {
-            if counter.packets > 0 {
-                readings.allowed.push(AllowedCount {
-                    slot: *slot,
-                    family,
-                    packets: counter.packets,
-                    bytes: counter.bytes,
-                });
-            }
-        }
-    }
+    let totals = counters.drop_totals()?.into_iter();
+    let dropped = totals.map(|(kind, counter)| DropCount {
+        reason: kind.reason,
+        protocol: Protocol::from_number(kind.protocol),
+        family: Family::from_abi(kind.family),
+        packets: counter.packets,
+        bytes: counter.bytes,
+    });
+    let allowed = counters.allowed()?.map(|counter| counter.packets);
+    let by_slot = slots
+        .iter()
+        .map(|slot| Ok((*slot, slot_drops(counters, *slot)?)))
+        .collect::<Result<_, TableError>>()?;
     let (limited, full) = counters.lost()?;
-    readings.events_lost = limited + full;
-    readings.flow_events_lost = counters.flows_lost()?;
-    Ok(readings)
+    Ok(Readings {
+        dropped: dropped.collect(),
+        allowed: Family::ALL.into_iter().zip(allowed).collect(),
+        by_slot,
+        events_lost: limited + full,
+        flow_events_lost: counters.flows_lost()?,
+        maps: Vec::new(),
+    })
+}
+
+fn slot_drops(counters: &CounterTables, slot: u16) -> Result<SlotDrops, TableError> {
+    let Dropped { packets } = counters.dropped(slot)?;
+    let by_reason = (0..)
+        .zip(packets)
+        .filter(|(_, packets)| *packets > 0)
+        .filter_map(|(place, packets)| Some((Reason::from_drop_index(place)?, packets)));
+    Ok(by_reason.collect())
 }
 
 /// Reads the tables back: the only way from the kernel to the core.

@@ -6,10 +6,10 @@ use std::os::fd::AsFd as _;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use egress_common::abi::{
-    Address, Config, Counter, CounterKey, FrontendKey, HookKey, PortsData, RulesetClass,
-    RulesetFrontend,
+    ALLOWED_V4, ALLOWED_V6, Address, Config, Counter, DROP_KINDS, DropKind, Dropped, FrontendKey,
+    HookKey, PortsData, RulesetClass, RulesetFrontend,
 };
 use egress_core::trie::Trie;
 use zerocopy::network_endian::U32;
@@ -55,10 +55,11 @@ pub(super) struct Tables {
 
 /// The counters, read by whoever scrapes.
 pub(super) struct CounterTables {
-    pub(super) counters: PerCpuHashMap<MapData, [u8; 8], [u8; 16]>,
-    pub(super) allowed: PerCpuArray<MapData, [u8; 16]>,
-    pub(super) lost: PerCpuArray<MapData, u64>,
-    pub(super) flows_lost: PerCpuArray<MapData, u64>,
+    dropped: PerCpuArray<MapData, [u8; 64]>,
+    drop_totals: PerCpuArray<MapData, [u8; 16]>,
+    allowed: PerCpuArray<MapData, [u8; 16]>,
+    lost: PerCpuArray<MapData, u64>,
+    flows_lost: PerCpuArray<MapData, u64>,
 }
 
 impl Tables {
@@ -212,26 +213,48 @@ impl<const K: usize, const V: usize> Hash<K, V> {
 impl CounterTables {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, SetupError> {
         Ok(Self {
-            counters: take(ebpf, "COUNTERS")?,
+            dropped: take(ebpf, "DROPPED")?,
+            drop_totals: take(ebpf, "DROP_TOTALS")?,
             allowed: take(ebpf, "ALLOWED")?,
             lost: take(ebpf, "EVENTS_LOST")?,
             flows_lost: take(ebpf, "FLOW_EVENTS_LOST")?,
         })
     }
 
-    /// COUNTERS, summed over CPUs.
-    pub(super) fn drops(&self) -> Result<Vec<(CounterKey, Counter)>, TableError> {
-        self.counters
-            .iter()
-            .map(|entry| {
-                let (key, values) = entry.map_err(|e| failed("COUNTERS", "iterate", e))?;
-                Ok((zerocopy::transmute!(key), sum(values.iter())))
-            })
-            .collect()
+    /// DROP_TOTALS, summed over CPUs; what was never met is left out.
+    pub(super) fn drop_totals(&self) -> Result<Vec<(DropKind, Counter)>, TableError> {
+        let mut totals = Vec::new();
+        for (index, kind) in (0..DROP_KINDS).filter_map(|i| Some((i, DropKind::from_index(i)?))) {
+            let values = self
+                .drop_totals
+                .get(&index, 0)
+                .map_err(|e| failed("DROP_TOTALS", "lookup", e))?;
+            let total = sum(values.iter());
+            if total.packets > 0 {
+                totals.push((kind, total));
+            }
+        }
+        Ok(totals)
     }
 
-    /// ALLOWED of one slot: IPv4, IPv6.
-    pub(super) fn allowed(&self, slot: u16) -> Result<[Counter; 2], TableError> {
+    /// DROPPED of one slot, summed over CPUs.
+    pub(super) fn dropped(&self, slot: u16) -> Result<Dropped, TableError> {
+        let values = self
+            .dropped
+            .get(&u32::from(slot), 0)
+            .map_err(|e| failed("DROPPED", "lookup", e))?;
+        let mut total = Dropped::default();
+        for bytes in values.iter() {
+            let counts: Dropped = zerocopy::transmute!(*bytes);
+            for (sum, packets) in total.packets.iter_mut().zip(counts.packets) {
+                *sum += packets;
+            }
+        }
+        Ok(total)
+    }
+
+    /// ALLOWED, summed over CPUs: IPv4, IPv6.
+    pub(super) fn allowed(&self) -> Result<[Counter; 2], TableError> {
         let at = |index: u32| {
             let values = self
                 .allowed
@@ -239,32 +262,16 @@ impl CounterTables {
                 .map_err(|e| failed("ALLOWED", "lookup", e))?;
             Ok::<_, TableError>(sum(values.iter()))
         };
-        let first = u32::from(slot) * 2;
-        Ok([at(first)?, at(first + 1)?])
+        Ok([at(ALLOWED_V4)?, at(ALLOWED_V6)?])
     }
 
-    /// How many slots there are.
-    pub(super) fn slots(&self) -> u16 {
-        u16::try_from(self.allowed.len() / 2).unwrap_or(u16::MAX)
-    }
-
-    /// Sets the counters of a slot back to nothing.
+    /// Sets the drops of a slot back to nothing.
     pub(super) fn clear(&mut self, slot: u16) -> Result<(), TableError> {
-        for (key, _) in self.drops()? {
-            if key.slot.get() == slot {
-                absent_is_fine(self.counters.remove(&raw(&key)))
-                    .map_err(|e| failed("COUNTERS", "delete", e))?;
-            }
-        }
-        for index in [u32::from(slot) * 2, u32::from(slot) * 2 + 1] {
-            let cpus = aya::util::nr_cpus().map_err(|(_, e)| failed("ALLOWED", "update", e))?;
-            let zeroes = aya::maps::PerCpuValues::try_from(vec![[0; 16]; cpus])
-                .map_err(|e| failed("ALLOWED", "update", e))?;
-            self.allowed
-                .set(index, zeroes, 0)
-                .map_err(|e| failed("ALLOWED", "update", e))?;
-        }
-        Ok(())
+        let cpus = aya::util::nr_cpus().map_err(|(_, e)| failed("DROPPED", "update", e))?;
+        PerCpuValues::try_from(vec![[0; 64]; cpus])
+            .map_err(MapError::from)
+            .and_then(|zeroes| self.dropped.set(u32::from(slot), zeroes, 0))
+            .map_err(|e| failed("DROPPED", "update", e))
     }
 
     /// Events lost to the rate limit, and to a full ring.

@@ -1,8 +1,8 @@
 //! From counters per endpoint to totals that never go down.
 //!
-//! An endpoint's counters are deleted with its pod. The node's totals must not go down
-//! then (Prometheus would read a restart), and neither must a workload's while it has
-//! other pods; its series vanish with its last pod.
+//! The node's totals are the kernel's own. An endpoint's counters are set back with its pod; a
+//! workload's total must not go down then (Prometheus would read a restart) while it has
+//! other pods. Its series vanish with its last pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use egress_common::event::Reason;
 
-use super::kernel::{Kernel, ReadError, Readings};
+use super::kernel::{Kernel, ReadError, SlotDrops};
 use crate::attribution::{Attribution, Owner};
 use crate::status::MapFill;
 use crate::traffic::{Family, Protocol};
@@ -50,9 +50,9 @@ pub struct Series {
 pub struct Counters {
     kernel: Arc<dyn Kernel>,
     labels: WorkloadLabels,
-    /// Held while the kernel is read and while an endpoint's counters are deleted: a scrape
+    /// Held while the kernel is read and while an endpoint's counters are set back: a scrape
     /// sees them in the kernel or in here, never in both or in neither.
-    gone: Mutex<Totals>,
+    gone: Mutex<Gone>,
 }
 
 /// Totals at one moment.
@@ -74,12 +74,11 @@ pub struct Scrape {
 
 /// What is remembered of endpoints that are gone.
 #[derive(Debug, Default)]
-struct Totals {
-    node: Scrape,
+struct Gone {
     /// Workloads that were counted at least once and still have a pod.
     workloads: BTreeMap<Series, Standing>,
     /// Drops of workloads in the overflow bucket that are gone.
-    overflow: BTreeMap<Reason, u64>,
+    overflow: SlotDrops,
 }
 
 /// Decided when a workload is first counted, and kept: a series that moved into or out of
@@ -87,7 +86,7 @@ struct Totals {
 #[derive(Debug)]
 struct Standing {
     overflow: bool,
-    gone: BTreeMap<Reason, u64>,
+    gone: SlotDrops,
 }
 
 impl Counters {
@@ -96,27 +95,27 @@ impl Counters {
         Self {
             kernel,
             labels,
-            gone: Mutex::new(Totals::default()),
+            gone: Mutex::new(Gone::default()),
         }
     }
 
     /// Takes over the counters of an endpoint whose pod is gone.
     ///
-    /// `take` reads them and deletes them in the kernel. Call this before an [`Attribution`]
+    /// `take` reads them and sets them back in the kernel. Call this before an [`Attribution`]
     /// without the pod is published, and before the slot is given out again.
     pub fn retire<E>(
         &self,
         owner: Option<&Owner>,
-        take: impl FnOnce() -> Result<Readings, E>,
+        take: impl FnOnce() -> Result<SlotDrops, E>,
     ) -> Result<(), E> {
         let mut gone = self.gone();
-        let readings = take()?;
-        gone.node.add(&readings);
-        if let Some(owner) = owner {
-            let series = self.series(owner);
-            for count in &readings.dropped {
-                let standing = gone.standing(&series, self.labels.limit);
-                *standing.gone.entry(count.reason).or_default() += count.packets;
+        let drops = take()?;
+        if let Some(owner) = owner
+            && !drops.is_empty()
+        {
+            let standing = gone.standing(&self.series(owner), self.labels.limit);
+            for (reason, packets) in drops {
+                *standing.gone.entry(reason).or_default() += packets;
             }
         }
         Ok(())
@@ -125,7 +124,8 @@ impl Counters {
     /// Reads the kernel and adds what is gone.
     pub fn scrape(&self, attribution: &Attribution) -> Result<Scrape, ReadError> {
         let mut gone = self.gone();
-        let readings = self.kernel.readings()?;
+        let slots: Vec<u16> = attribution.keys().copied().collect();
+        let readings = self.kernel.readings(&slots)?;
         gone.forget(
             &attribution
                 .values()
@@ -133,18 +133,28 @@ impl Counters {
                 .collect(),
         );
 
-        let mut scrape = gone.node.clone();
-        scrape.add(&readings);
-        scrape.events_lost = readings.events_lost;
-        scrape.flow_events_lost = readings.flow_events_lost;
-        scrape.maps = readings.maps;
-
-        for count in &readings.dropped {
-            if let Some(owner) = attribution.get(&count.slot) {
+        let dropped = readings.dropped.iter().map(|count| {
+            (
+                (count.reason, count.protocol, count.family),
+                (count.packets, count.bytes),
+            )
+        });
+        let mut scrape = Scrape {
+            dropped: dropped.collect(),
+            allowed: readings.allowed,
+            workloads: BTreeMap::new(),
+            events_lost: readings.events_lost,
+            flow_events_lost: readings.flow_events_lost,
+            maps: readings.maps,
+        };
+        for (slot, drops) in &readings.by_slot {
+            if let Some(owner) = attribution.get(slot)
+                && !drops.is_empty()
+            {
                 let series = self.series(owner);
                 let overflow = gone.standing(&series, self.labels.limit).overflow;
-                let series = if overflow { self.overflow() } else { series };
-                *scrape.workloads.entry((series, count.reason)).or_default() += count.packets;
+                let series = if overflow { &self.overflow() } else { &series };
+                scrape.add_workload(series, drops);
             }
         }
         for (series, standing) in &gone.workloads {
@@ -159,7 +169,7 @@ impl Counters {
         Ok(scrape)
     }
 
-    fn gone(&self) -> MutexGuard<'_, Totals> {
+    fn gone(&self) -> MutexGuard<'_, Gone> {
         // A panic between two additions leaves sums that are too small, nothing worse.
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,28 +201,14 @@ impl fmt::Debug for Counters {
 }
 
 impl Scrape {
-    fn add(&mut self, readings: &Readings) {
-        for count in &readings.dropped {
-            let (packets, bytes) = self
-                .dropped
-                .entry((count.reason, count.protocol, count.family))
-                .or_default();
-            *packets += count.packets;
-            *bytes += count.bytes;
-        }
-        for count in &readings.allowed {
-            *self.allowed.entry(count.family).or_default() += count.packets;
-        }
-    }
-
-    fn add_workload(&mut self, series: &Series, counts: &BTreeMap<Reason, u64>) {
+    fn add_workload(&mut self, series: &Series, counts: &SlotDrops) {
         for (reason, packets) in counts {
             *self.workloads.entry((series.clone(), *reason)).or_default() += packets;
         }
     }
 }
 
-impl Totals {
+impl Gone {
     /// A workload's standing, decided now if it was never counted.
     fn standing(&mut self, series: &Series, limit: usize) -> &mut Standing {
         let own = self.workloads.values().filter(|s| !s.overflow).count();
@@ -227,7 +223,6 @@ impl Totals {
     /// Forgets workloads that have no pod any more.
     fn forget(&mut self, alive: &BTreeSet<Series>) {
         let Self {
-            node: _,
             workloads,
             overflow,
         } = self;
@@ -247,41 +242,44 @@ impl Totals {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use super::super::kernel::{AllowedCount, DropCount};
+    use super::super::kernel::{DropCount, Readings};
     use super::*;
 
-    /// A kernel that a test writes.
+    /// A kernel that a test writes: the node's drops, and those of endpoints.
     #[derive(Default)]
-    struct Numbers(Mutex<BTreeMap<u16, u64>>);
+    struct Numbers {
+        total: Mutex<u64>,
+        by_slot: Mutex<BTreeMap<u16, u64>>,
+    }
 
-    impl Kernel for Numbers {
-        fn readings(&self) -> Result<Readings, ReadError> {
-            let counts = self.0.lock().unwrap();
-            Ok(readings(
-                counts.iter().map(|(slot, packets)| (*slot, *packets)),
-            ))
+    impl Numbers {
+        fn drop_packets(&self, slot: u16, packets: u64) {
+            *self.total.lock().unwrap() += packets;
+            *self.by_slot.lock().unwrap().entry(slot).or_default() += packets;
         }
     }
 
-    fn readings(counts: impl Iterator<Item = (u16, u64)>) -> Readings {
-        let mut readings = Readings::default();
-        for (slot, packets) in counts {
-            readings.dropped.push(DropCount {
-                slot,
-                reason: Reason::NoRule,
-                protocol: Protocol::Udp,
-                family: Some(Family::V6),
-                packets,
-                bytes: packets * 100,
-            });
-            readings.allowed.push(AllowedCount {
-                slot,
-                family: Family::V6,
-                packets,
-                bytes: 0,
-            });
+    impl Kernel for Numbers {
+        fn readings(&self, slots: &[u16]) -> Result<Readings, ReadError> {
+            let packets = *self.total.lock().unwrap();
+            let by_slot = self.by_slot.lock().unwrap();
+            let of = |slot: &u16| Some((*slot, drops(*by_slot.get(slot)?)));
+            Ok(Readings {
+                dropped: vec![DropCount {
+                    reason: Reason::NoRule,
+                    protocol: Protocol::Udp,
+                    family: Some(Family::V6),
+                    packets,
+                    bytes: packets * 100,
+                }],
+                by_slot: slots.iter().filter_map(of).collect(),
+                ..Readings::default()
+            })
         }
-        readings
+    }
+
+    fn drops(packets: u64) -> SlotDrops {
+        SlotDrops::from([(Reason::NoRule, packets)])
     }
 
     struct Node {
@@ -305,13 +303,13 @@ mod tests {
         fn add(&mut self, slot: u16, workload: &str, packets: u64) {
             let owner = Owner::new("a", &format!("pod-{slot}"), Some(workload), Vec::new());
             self.attribution.insert(slot, owner);
-            self.kernel.0.lock().unwrap().insert(slot, packets);
+            self.kernel.drop_packets(slot, packets);
         }
 
         fn remove(&mut self, slot: u16) {
-            let take = || -> Result<Readings, ReadError> {
-                let packets = self.kernel.0.lock().unwrap().remove(&slot).unwrap();
-                Ok(readings([(slot, packets)].into_iter()))
+            let take = || -> Result<SlotDrops, ReadError> {
+                let mut by_slot = self.kernel.by_slot.lock().unwrap();
+                Ok(drops(by_slot.remove(&slot).unwrap()))
             };
             self.counters
                 .retire(self.attribution.get(&slot), take)
@@ -322,10 +320,6 @@ mod tests {
         fn total(&self) -> (u64, u64) {
             let scrape = self.counters.scrape(&self.attribution).unwrap();
             let key = (Reason::NoRule, Protocol::Udp, Some(Family::V6));
-            assert_eq!(
-                scrape.allowed.get(&Family::V6),
-                scrape.dropped.get(&key).map(|(packets, _)| packets)
-            );
             scrape.dropped.get(&key).copied().unwrap_or_default()
         }
 
@@ -420,7 +414,7 @@ mod tests {
     #[test]
     fn counters_of_an_unknown_slot_count_for_the_node_only() {
         let node = Node::new(WorkloadLabels::default());
-        node.kernel.0.lock().unwrap().insert(9, 3);
+        node.kernel.drop_packets(9, 3);
         assert_eq!(node.total(), (3, 300));
         assert_eq!(node.workloads(), []);
     }

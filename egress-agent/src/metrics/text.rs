@@ -269,7 +269,7 @@ mod tests {
             "egress_flow_log_lost_total{reason=\"rate\"} 0",
             "egress_watch_last_event_timestamp_seconds{resource=\"manifests\"} 1700000000",
             concat!(
-                "egress_build_info{abi=\"2\",version=\"",
+                "egress_build_info{abi=\"3\",version=\"",
                 env!("CARGO_PKG_VERSION"),
                 "\"} 1"
             ),

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(status, 200);
         assert!(!text.contains("egress_dropped_packets_total"), "{text}");
         assert!(
-            text.contains("egress_bpf_errors_total{map=\"COUNTERS\",op=\"iterate\"} 1\n"),
+            text.contains("egress_bpf_errors_total{map=\"DROPPED\",op=\"lookup\"} 1\n"),
             "{text}"
         );
     }

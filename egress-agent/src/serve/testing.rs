@@ -134,26 +134,28 @@ impl Numbers {
 }
 
 impl Kernel for Numbers {
-    fn readings(&self) -> Result<Readings, ReadError> {
+    fn readings(&self, slots: &[u16]) -> Result<Readings, ReadError> {
         if self.broken.load(Ordering::Relaxed) {
             let source = "broken by the test".into();
             return Err(ReadError {
-                map: "COUNTERS".to_owned(),
-                op: "iterate",
+                map: "DROPPED".to_owned(),
+                op: "lookup",
                 source,
             });
         }
         let counts = self.dropped.lock().unwrap().clone();
-        let dropped = counts.iter().map(|(slot, packets)| DropCount {
-            slot: *slot,
+        let packets = counts.values().sum::<u64>();
+        let dropped = DropCount {
             reason: Reason::NoRule,
             protocol: Protocol::Tcp,
             family: Some(Family::V4),
-            packets: *packets,
+            packets,
             bytes: packets * 60,
-        });
+        };
+        let of = |slot: &u16| Some((*slot, [(Reason::NoRule, *counts.get(slot)?)].into()));
         Ok(Readings {
-            dropped: dropped.collect(),
+            dropped: vec![dropped],
+            by_slot: slots.iter().filter_map(of).collect(),
             maps: self.maps.lock().unwrap().clone(),
             ..Readings::default()
         })

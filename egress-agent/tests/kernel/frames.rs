@@ -6,6 +6,7 @@ pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SCTP: u8 = 132;
 const DESTINATION_OPTIONS: u8 = 60;
 
 pub(crate) const SYN: u8 = 2;

@@ -1,12 +1,11 @@
 //! The programs, loaded, with small tables.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{
-    Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, RingBuf,
-};
+use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::tc::{TcAttachOptions, qdisc_add_clsact};
 use aya::programs::{LinkOrder, ProgramType, SchedClassifier, TcAttachType};
 use aya::sys::is_helper_supported;
@@ -14,12 +13,12 @@ use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
 use aya_obj::generated::{bpf_func_id, bpf_map_type};
 use egress_agent::datapath::InnerTypes;
 use egress_common::abi::{
-    Address, Config, ENDPOINT_ADDRESSES, ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint,
-    FRONTEND_ALLOW, FrontendKey, HookKey, INBOUND_SETS, PORTS_FIRST, PORTS_FIXED_BITS,
-    PORTS_PRESENT, PRESENT_WORDS, PortsData, RulesetClass, RulesetFrontend, SEAT_FIRST,
-    SEAT_SECOND, SEATS, Seat,
+    ALLOWED_V4, ALLOWED_V6, Address, Config, DROP_KINDS, DropKind, ENDPOINT_ADDRESSES,
+    ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK, Endpoint, FRONTEND_ALLOW, FrontendKey, HookKey,
+    INBOUND_SETS, PORTS_FIRST, PORTS_FIXED_BITS, PORTS_PRESENT, PRESENT_WORDS, PortsData,
+    RulesetClass, RulesetFrontend, SEAT_FIRST, SEAT_SECOND, SEATS, Seat,
 };
-use egress_common::event::{Reason, Record};
+use egress_common::event::{DROP_REASONS, Reason, Record};
 use egress_common::flows::FlowSet;
 use zerocopy::network_endian::U32;
 use zerocopy::{FromBytes as _, Immutable, IntoBytes};
@@ -33,6 +32,8 @@ pub(crate) static OBJECT: &[u8] =
 const LOOPBACK: u64 = 1;
 const RULESET: u32 = 1;
 pub(crate) const SLOT: u16 = 2;
+/// How many slots there are.
+pub(crate) const SLOTS: u16 = 4096;
 pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 5);
 pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const RING_BYTES: u32 = 64 << 10;
@@ -66,6 +67,7 @@ pub(crate) struct Machine {
     /// Kept open; the kernel's table holds it too.
     _inbound: MapData,
     hook: u64,
+    slot: u16,
     /// The endpoint is in ENDPOINTS, for another has its seat.
     crowded: bool,
     generation: u32,
@@ -112,7 +114,6 @@ impl Machine {
         for (map, entries) in [
             ("ENDPOINTS", 16),
             ("FLOWS", FLOW_SETS),
-            ("COUNTERS", 128),
             ("EVENTS", RING_BYTES),
         ] {
             loader.map_max_entries(map, entries);
@@ -154,6 +155,7 @@ impl Machine {
             v6,
             _inbound: inbound,
             hook: LOOPBACK,
+            slot: SLOT,
             crowded: false,
             generation: 0,
             config: Config::default(),
@@ -182,7 +184,7 @@ impl Machine {
             ruleset: RULESET.into(),
             generation: self.generation.into(),
             flags: flags.into(),
-            slot: SLOT.into(),
+            slot: self.slot.into(),
             v4_len: 1,
             v6_len: 1,
             v4,
@@ -226,6 +228,12 @@ impl Machine {
         let map = self.ebpf.map_mut("SEATS").unwrap();
         let mut map: Array<_, [u8; size_of::<Seat>()]> = map.try_into().unwrap();
         map.set(index, raw(&seat), 0).unwrap();
+    }
+
+    /// The pod's endpoint gets another slot; only [`SLOT`] has a table of inbound flows.
+    pub(crate) fn move_to(&mut self, slot: u16) {
+        self.slot = slot;
+        self.isolate();
     }
 
     /// Another endpoint, of a closed pod, takes the seat before the pod comes.
@@ -447,26 +455,51 @@ impl Machine {
 
     /// Packets and bytes dropped for a reason, over all CPUs, protocols and families.
     pub(crate) fn dropped(&self, reason: Reason) -> (u64, u64) {
-        let map = self.ebpf.map("COUNTERS").unwrap();
-        let map: PerCpuHashMap<_, [u8; 8], [u64; 2]> = map.try_into().unwrap();
-        let mut sum = (0, 0);
-        for entry in &map {
-            let (key, values) = entry.unwrap();
-            assert_eq!(key[..2], SLOT.to_be_bytes());
-            if key[2] == reason.number() {
-                for [packets, bytes] in values.iter() {
-                    sum = (sum.0 + packets, sum.1 + bytes);
-                }
-            }
-        }
-        sum
+        let totals = self.drop_totals().into_iter();
+        totals
+            .filter(|((of, _, _), _)| *of == reason)
+            .fold((0, 0), |sum, (_, (packets, bytes))| {
+                (sum.0 + packets, sum.1 + bytes)
+            })
+    }
+
+    /// Packets and bytes dropped, by all that they are told apart by: reason, protocol, family.
+    pub(crate) fn drop_totals(&self) -> BTreeMap<(Reason, u8, u8), (u64, u64)> {
+        let kinds = (0..DROP_KINDS).filter_map(|at| Some((at, DropKind::from_index(at)?)));
+        kinds
+            .map(|(at, kind)| {
+                let counted = self.counter("DROP_TOTALS", at);
+                ((kind.reason, kind.protocol, kind.family), counted)
+            })
+            .filter(|(_, counted)| *counted != (0, 0))
+            .collect()
+    }
+
+    /// Packets dropped of a slot's endpoint, by reason.
+    pub(crate) fn dropped_of(&self, slot: u16) -> BTreeMap<Reason, u64> {
+        let map = self.ebpf.map("DROPPED").unwrap();
+        let map: PerCpuArray<_, [u64; DROP_REASONS]> = map.try_into().unwrap();
+        let values = map.get(&slot.into(), 0).unwrap();
+        (0..)
+            .zip(0..DROP_REASONS)
+            .map(|(place, at)| {
+                let packets: u64 = values.iter().map(|counts| counts[at]).sum();
+                (Reason::from_drop_index(place).unwrap(), packets)
+            })
+            .filter(|(_, packets)| *packets > 0)
+            .collect()
     }
 
     /// Packets and bytes that passed, of a family.
     pub(crate) fn allowed(&self, family: u8) -> (u64, u64) {
-        let map = self.ebpf.map("ALLOWED").unwrap();
+        let index = if family == 6 { ALLOWED_V6 } else { ALLOWED_V4 };
+        self.counter("ALLOWED", index)
+    }
+
+    /// Packets and bytes of a counter, over all CPUs.
+    fn counter(&self, map: &str, index: u32) -> (u64, u64) {
+        let map = self.ebpf.map(map).unwrap();
         let map: PerCpuArray<_, [u64; 2]> = map.try_into().unwrap();
-        let index = u32::from(SLOT) * 2 + u32::from(family == 6);
         let values = map.get(&index, 0).unwrap();
         values
             .iter()

@@ -14,12 +14,13 @@ mod machine;
 mod stack;
 mod tap;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use egress_common::event::Reason;
 
 use frames::{ACK, Ethernet, SYN, TCP, UDP};
-use machine::{Machine, PEER, POD, Verdict};
+use machine::{Machine, PEER, POD, SLOTS, Verdict};
 use tap::Tap;
 
 const ALLOWED_PORT: u16 = 443;
@@ -337,6 +338,59 @@ fn segments_and_bytes_of_packets_are_counted() {
     let frame = Ethernet::v6(frames::POD6, frames::PEER6, TCP, frames::tcp(1, 2, SYN));
     assert_eq!(machine.send(&frame), Verdict::Pass);
     assert_eq!(machine.allowed(6), (1, 60));
+}
+
+/// However many kinds of drops that is: no table of counters can be full.
+#[test]
+#[ignore = "needs root and BPF"]
+fn no_drop_of_any_endpoint_goes_uncounted() {
+    let mut machine = Machine::new();
+    let four = |protocol, payload| Ethernet::v4(POD, PEER, protocol, payload);
+    let six = |protocol, payload| Ethernet::v6(frames::POD6, frames::PEER6, protocol, payload);
+    let tcp = || frames::tcp(1, DENIED_PORT, SYN);
+    let udp = || frames::udp(1, DENIED_PORT);
+    let spoofed = Ethernet::v4(PEER, PEER, UDP, udp());
+    let spoofed6 = Ethernet::v6(frames::PEER6, frames::PEER6, TCP, tcp());
+    // The protocol as it is folded: 1 for ICMP of either family, 0 for others.
+    let drops = [
+        (four(TCP, tcp()), (Reason::NoRule, 6, 4)),
+        (four(UDP, udp()), (Reason::NoRule, 17, 4)),
+        (four(frames::SCTP, vec![0; 16]), (Reason::NoRule, 132, 4)),
+        (four(frames::ICMP, vec![8; 8]), (Reason::NoRule, 1, 4)),
+        (four(47, vec![0; 8]), (Reason::NoRule, 0, 4)),
+        (six(TCP, tcp()), (Reason::NoRule, 6, 6)),
+        (six(UDP, udp()), (Reason::NoRule, 17, 6)),
+        (six(frames::SCTP, vec![0; 16]), (Reason::NoRule, 132, 6)),
+        (six(frames::ICMPV6, vec![128; 8]), (Reason::NoRule, 1, 6)),
+        (six(47, vec![0; 8]), (Reason::NoRule, 0, 6)),
+        (spoofed, (Reason::Spoofed, 17, 4)),
+        (spoofed6, (Reason::Spoofed, 6, 6)),
+        (four(TCP, vec![0; 4]), (Reason::Malformed, 6, 4)),
+        (
+            four(TCP, tcp()).with_ethertype(0x8847),
+            (Reason::NotIp, 0, 0),
+        ),
+    ];
+    for slot in 0..SLOTS {
+        machine.move_to(slot);
+        for (frame, kind) in &drops {
+            assert_eq!(machine.send(frame), Verdict::Drop, "slot {slot}, {kind:?}");
+        }
+    }
+    let slots = u64::from(SLOTS);
+    let totals = machine.drop_totals();
+    assert_eq!(totals.len(), drops.len(), "{totals:?}");
+    for (frame, kind) in &drops {
+        let bytes = u64::try_from(frame.packet().len()).unwrap();
+        assert_eq!(totals[kind], (slots, slots * bytes), "{kind:?}");
+    }
+    let mut of_each = BTreeMap::new();
+    for (_, (reason, _, _)) in &drops {
+        *of_each.entry(*reason).or_insert(0) += 1;
+    }
+    for slot in 0..SLOTS {
+        assert_eq!(machine.dropped_of(slot), of_each, "slot {slot}");
+    }
 }
 
 /// Two interfaces can have indexes that name the same seat.

@@ -4,7 +4,9 @@
     reason = "the methods themselves are not general enough over the outcome's lifetime"
 )]
 
-use egress_common::abi::CounterKey;
+use std::collections::BTreeSet;
+
+use egress_common::abi::{ALLOWED_V4, ALLOWED_V6, DROP_KINDS, DropKind};
 use egress_common::event::{Reason, Record};
 use egress_common::hook::{self, Outcome, Scratch};
 
@@ -33,28 +35,44 @@ fn a_drop_is_counted_by_reason_protocol_and_family() {
             (47, vec![0; 8], 0),
         ] {
             let frame = ip(pod, peer, protocol, payload);
-            let (key, allowed) = look(&world, &frame, |o| (o.counter(), o.allowed()));
-            let wanted = CounterKey {
-                slot: 3.into(),
-                reason: Reason::NoRule.number(),
+            let (kind, allowed) = look(&world, &frame, |o| (o.dropped(), o.allowed()));
+            let wanted = DropKind {
+                reason: Reason::NoRule,
                 protocol: folded,
                 family,
-                reserved: [0; 3],
             };
-            assert_eq!((key, allowed), (Some(wanted), None));
+            assert_eq!((kind, allowed), (Some(wanted), None));
         }
     }
-    let key = look(&world, &Frame::new(0x8100, vec![0; 64]), |o| o.counter()).unwrap();
+    let kind = look(&world, &Frame::new(0x8100, vec![0; 64]), |o| o.dropped()).unwrap();
     assert_eq!(
-        (key.reason, key.protocol, key.family),
-        (Reason::NotIp.number(), 0, 0)
+        (kind.reason, kind.protocol, kind.family),
+        (Reason::NotIp, 0, 0)
     );
 }
 
 #[test]
-fn a_pass_is_counted_by_slot_and_family_isolated_or_not() {
+fn every_kind_of_drop_has_a_counter_of_its_own() {
+    let mut seen = BTreeSet::new();
+    for place in 0..8 {
+        let reason = Reason::from_drop_index(place).unwrap();
+        for family in [0, 4, 6] {
+            for protocol in 0..=u8::MAX {
+                let kind = DropKind::new(reason, family, protocol);
+                assert!(kind.index() < DROP_KINDS, "{kind:?}");
+                assert_eq!(DropKind::from_index(kind.index()), Some(kind));
+                seen.insert(kind.index());
+            }
+        }
+    }
+    // Five protocols of either family; a frame of neither has none.
+    assert_eq!(seen.len(), 8 * (5 + 5 + 1));
+}
+
+#[test]
+fn a_pass_is_counted_by_family_isolated_or_not() {
     for world in [World::isolated().allow_all(), World::open()] {
-        for ((pod, peer), index) in PAIRS.into_iter().zip([6, 7]) {
+        for ((pod, peer), index) in PAIRS.into_iter().zip([ALLOWED_V4, ALLOWED_V6]) {
             for payload in [udp(1, 2), tcp(1, 2, SYN)] {
                 let protocol = if payload.len() == 12 { UDP } else { TCP };
                 let frame = ip(pod, peer, protocol, payload);
@@ -62,7 +80,7 @@ fn a_pass_is_counted_by_slot_and_family_isolated_or_not() {
                 // Padding is not the packet's.
                 let frame = frame.padded(30);
                 let seen = look(&world, &frame, |o| {
-                    (o.allowed(), o.counter(), o.packet.length)
+                    (o.allowed(), o.dropped(), o.packet.length)
                 });
                 assert_eq!(seen, (Some(index), None, length));
             }

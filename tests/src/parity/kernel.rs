@@ -116,11 +116,7 @@ impl Report {
             );
         }
         for (v4, family) in [(true, Family::V4), (false, Family::V6)] {
-            let passed = readings
-                .allowed
-                .iter()
-                .filter(|count| count.family == family);
-            let passed: u64 = passed.map(|count| count.packets).sum();
+            let passed = readings.allowed.get(&family).copied().unwrap_or_default();
             let dropped = readings
                 .dropped
                 .iter()

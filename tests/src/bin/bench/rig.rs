@@ -135,9 +135,9 @@ impl Rig {
     }
 
     pub(crate) fn counted(&self) -> Result<Counted> {
-        let readings = self.datapath.reader().readings()?;
+        let readings = self.datapath.reader().readings(&[])?;
         Ok(Counted {
-            allowed: readings.allowed.iter().map(|count| count.packets).sum(),
+            allowed: readings.allowed.values().sum(),
             dropped: readings.dropped.iter().map(|count| count.packets).sum(),
         })
     }

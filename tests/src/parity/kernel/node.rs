@@ -213,6 +213,6 @@ impl Node {
 
     /// What the programs have counted since the beginning.
     pub(super) fn readings(&self) -> Result<Readings> {
-        Ok(self.datapath.reader().readings()?)
+        Ok(self.datapath.reader().readings(&[])?)
     }
 }
