@@ -7,6 +7,10 @@
     clippy::needless_borrows_for_generic_args,
     reason = "by value a key would be copied to where it need not be aligned"
 )]
+#![expect(
+    clippy::as_conversions,
+    reason = "the verifier's numbers are of 64 bits: sizes of tables and indices of arrays"
+)]
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
@@ -147,7 +151,6 @@ static MEMORY: PerCpuArray<Memory, 2> = PerCpuArray::new();
 
 /// This CPU's memory for a use. It is always there, which the verifier does not know.
 #[inline(always)]
-#[expect(clippy::as_conversions, reason = "the enum's numbers are u32")]
 pub(crate) fn memory(of: Use) -> Option<&'static mut Memory> {
     let memory = MEMORY.get_ptr_mut(of as u32)?;
     // SAFETY: each program asks once, and no two with the same use run on a CPU at once, so this is
@@ -276,11 +279,7 @@ impl Tables for Maps {
 
 impl State for Maps {
     #[inline(always)]
-    #[expect(
-        clippy::as_conversions,
-        clippy::cast_possible_truncation,
-        reason = "the low bits are meant"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are meant")]
     fn endpoint(&self, hook: u64) -> Option<&Endpoint> {
         if let Some((whose, endpoint)) = SEATS
             .get(hook as u32 & (SEAT_COUNT - 1))
@@ -333,7 +332,6 @@ impl State for Maps {
 
 /// Adds to this CPU's counters of a drop: the node's, and its endpoint's.
 #[inline(always)]
-#[expect(clippy::as_conversions, reason = "three bits")]
 pub(crate) fn count_drop(slot: u32, kind: DropKind, packets: u64, bytes: u64) {
     if let Some(total) = DROP_TOTALS.get_ptr_mut(kind.index()) {
         add(total, packets, bytes);

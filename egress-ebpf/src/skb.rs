@@ -20,10 +20,6 @@ pub(crate) struct Skb {
     buffer: *mut Buffer,
 }
 
-#[expect(
-    clippy::as_conversions,
-    reason = "pointers of the context are u32 fields that the verifier widens; lengths are constants"
-)]
 impl Skb {
     #[inline(always)]
     pub(crate) fn new(context: &TcContext, buffer: &mut Buffer) -> Self {
