@@ -88,7 +88,7 @@ impl Agent {
             lookups.push(self.lookup(*address, &reply));
         }
         if let Some(endpoint) = &endpoint {
-            self.add_flows(endpoint, transport, &mut lookups);
+            self.add_flows(endpoint, transport, &mut lookups)?;
         }
         Ok(Live {
             interface,
@@ -136,7 +136,12 @@ impl Agent {
     }
 
     /// The flows that the pod has open to the addresses.
-    fn add_flows(&self, endpoint: &Endpoint, transport: Transport, lookups: &mut [Lookup]) {
+    fn add_flows(
+        &self,
+        endpoint: &Endpoint,
+        transport: Transport,
+        lookups: &mut [Lookup],
+    ) -> Result<(), TableError> {
         let epoch = self.datapath.image().config.epoch;
         let now = boot_seconds();
         let mut by_remote: BTreeMap<[u8; 16], (u8, u16, &mut Lookup)> = lookups
@@ -167,7 +172,7 @@ impl Agent {
             } else {
                 lookup.more_flows = lookup.more_flows.saturating_add(1);
             }
-        });
+        })
     }
 
     /// Takes the tables' verdict, and notes where it is not the objects'.

@@ -194,7 +194,12 @@ impl Agent {
         for (slot, flows) in &inbound {
             self.datapath.seed_inbound(*slot, flows);
         }
-        self.datapath.seed_outbound(&outbound);
+        if let Err(error) = self.datapath.seed_outbound(&outbound) {
+            failures.push(Failure {
+                pod: None,
+                message: format!("noting older flows of pods: {}", chain(&error)),
+            });
+        }
     }
 }
 

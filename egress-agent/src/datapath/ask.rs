@@ -45,7 +45,9 @@ impl Datapath {
     }
 
     /// Visits every flow that a pod has opened.
-    pub fn for_each_flow(&self, visit: impl FnMut(&FlowKey, &Flow)) {
-        self.tables.flows.for_each(&self.image.config.seed, visit);
+    pub fn for_each_flow(&self, visit: impl FnMut(&FlowKey, &Flow)) -> Result<(), TableError> {
+        let table = self.tables.flows.table()?;
+        table.for_each(&self.image.config.seed, visit);
+        Ok(())
     }
 }

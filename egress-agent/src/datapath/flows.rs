@@ -2,12 +2,33 @@
 
 use std::os::fd::AsFd;
 
+use aya::maps::MapData;
 use egress_common::abi::{FLOW_SEED_BYTES, Flow, FlowKey};
 use egress_common::flows::{FlowSet, Place, find_in_two, put_in_two};
 
 use super::error::TableError;
 use super::sys::Shared;
 use super::tables::failed;
+
+/// FLOWS. All pages of a map that is mapped count as the process' own memory, and it is wanted seldom:
+/// it is mapped only as long as somebody reads or writes flows.
+#[derive(Debug)]
+pub(super) struct FlowMap {
+    map: MapData,
+    sets: u32,
+}
+
+impl FlowMap {
+    /// FLOWS, of so many sets.
+    pub(super) const fn new(map: MapData, sets: u32) -> Self {
+        Self { map, sets }
+    }
+
+    /// Its table, until that is dropped.
+    pub(super) fn table(&self) -> Result<FlowTable, TableError> {
+        FlowTable::map("FLOWS", self.map.fd(), self.sets)
+    }
+}
 
 /// FLOWS, or an endpoint's table in INBOUND.
 #[derive(Debug)]

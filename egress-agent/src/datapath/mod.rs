@@ -366,20 +366,26 @@ impl Datapath {
     }
 
     /// Notes UDP flows that pods opened before their hooks were there.
-    pub fn seed_outbound(&mut self, flows: &[(FlowKey, Flow)]) {
-        for (key, flow) in flows {
-            self.tables.flows.add(key, flow, &self.image.config.seed);
+    pub fn seed_outbound(&mut self, flows: &[(FlowKey, Flow)]) -> Result<(), TableError> {
+        if flows.is_empty() {
+            return Ok(());
         }
+        let table = self.tables.flows.table()?;
+        for (key, flow) in flows {
+            table.add(key, flow, &self.image.config.seed);
+        }
+        Ok(())
     }
 
     /// How many flows are remembered that pods opened.
-    pub fn outbound_flows(&self) -> usize {
-        self.tables.flows.count()
+    pub fn outbound_flows(&self) -> Result<usize, TableError> {
+        Ok(self.tables.flows.table()?.count())
     }
 
     /// Forgets the flows that pods opened: each is judged again.
-    pub fn forget_outbound_flows(&self) {
-        self.tables.flows.clear();
+    pub fn forget_outbound_flows(&self) -> Result<(), TableError> {
+        self.tables.flows.table()?.clear();
+        Ok(())
     }
 
     /// How full the tables are.

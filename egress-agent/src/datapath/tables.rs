@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::endpoints::Endpoints;
 use super::error::{SetupError, TableError};
-use super::flows::FlowTable;
+use super::flows::FlowMap;
 use super::present::Present;
 use super::slots::{Slots, Tries};
 use super::sys;
@@ -48,7 +48,7 @@ pub(super) struct Tables {
     pub(super) frontends: Hash<20, 4>,
     pub(super) ruleset_frontends: Hash<8, 4>,
     /// Flows that pods opened.
-    pub(super) flows: FlowTable,
+    pub(super) flows: FlowMap,
     /// RULESET_CIDRS and INBOUND.
     pub(super) slots: Slots,
 }
@@ -68,13 +68,15 @@ impl Tables {
         trie_entries: u32,
         flow_sets: u32,
     ) -> Result<Self, SetupError> {
-        let map = ebpf.map("FLOWS").ok_or(SetupError::Missing("FLOWS"))?;
-        let flows = if let Map::Array(map) = map {
-            FlowTable::map("FLOWS", map.fd(), flow_sets)
-        } else {
-            Err(failed("FLOWS", "open", format!("{map:?} is no array")))
+        let map = ebpf.take_map("FLOWS");
+        let Some(Map::Array(map)) = map else {
+            return Err(SetupError::Missing("FLOWS"));
         };
-        let flows = flows.map_err(|source| SetupError::Flows { source })?;
+        let flows = FlowMap::new(map, flow_sets);
+        // That it cannot be mapped should not show only when it is wanted.
+        flows
+            .table()
+            .map_err(|source| SetupError::Flows { source })?;
         let rulesets = take(ebpf, "RULESET_KEYS")?;
         let left = left(&rulesets).map_err(|source| SetupError::Map {
             map: "RULESET_KEYS",

@@ -136,7 +136,7 @@ impl Run<'_> {
         let Packets::Varied(flows) = self.path.packets else {
             return Ok(());
         };
-        self.rig.forget_flows();
+        let _forgotten: usize = self.rig.forget_flows()?;
         match flows {
             Flows::New | Flows::None => {}
             Flows::Evicting { capacity } => {
@@ -145,7 +145,7 @@ impl Run<'_> {
             }
             Flows::Known(count) => {
                 self.driven(self.path.program, count)?;
-                most(self.rig.datapath.outbound_flows(), count, "fit the table")?;
+                most(self.rig.datapath.outbound_flows()?, count, "fit the table")?;
                 // The same packets again from now on.
                 self.mark = 0;
             }
@@ -173,7 +173,7 @@ impl Run<'_> {
                 let driver = self.driven(Program::Empty, count)?;
                 let subject = self.driven(self.path.program, count)?;
                 if flows == Flows::New {
-                    most(self.rig.forget_flows(), count, "made a flow")?;
+                    most(self.rig.forget_flows()?, count, "made a flow")?;
                 }
                 if let Flows::Known(_) = flows {
                     self.mark = start;

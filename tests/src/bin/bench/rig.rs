@@ -128,10 +128,10 @@ impl Rig {
     }
 
     /// Forgets all outbound flows, and says how many there were.
-    pub(crate) fn forget_flows(&self) -> usize {
-        let known = self.datapath.outbound_flows();
-        self.datapath.forget_outbound_flows();
-        known
+    pub(crate) fn forget_flows(&self) -> Result<usize> {
+        let known = self.datapath.outbound_flows()?;
+        self.datapath.forget_outbound_flows()?;
+        Ok(known)
     }
 
     pub(crate) fn counted(&self) -> Result<Counted> {
