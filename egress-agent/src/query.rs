@@ -206,10 +206,7 @@ fn name(namespace: &str, name: &str) -> Option<Name> {
         && !name.is_empty()
         && namespace.bytes().all(label)
         && name.bytes().all(|c| label(c) || c == b'.');
-    valid.then(|| Name {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    })
+    valid.then(|| Name::new(namespace, name))
 }
 
 /// Digits only: `u16::from_str` takes a plus sign too.
@@ -239,13 +236,6 @@ mod tests {
 
     fn to(text: &str) -> Result<Destination, Error> {
         text.parse()
-    }
-
-    fn named(namespace: &str, name: &str) -> Name {
-        Name {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
     }
 
     #[test]
@@ -296,25 +286,25 @@ mod tests {
             ),
             (
                 "a/web-0:80",
-                Place::Pod(named("a", "web-0")),
+                Place::Pod(Name::new("a", "web-0")),
                 tcp(80),
                 "a/web-0:80/TCP",
             ),
             (
                 "a/svc:80",
-                Place::Pod(named("a", "svc")),
+                Place::Pod(Name::new("a", "svc")),
                 tcp(80),
                 "a/svc:80/TCP",
             ),
             (
                 "a/web.0/icmp",
-                Place::Pod(named("a", "web.0")),
+                Place::Pod(Name::new("a", "web.0")),
                 Traffic::Icmp,
                 "a/web.0/ICMP",
             ),
             (
                 "a/svc/web:80/udp",
-                Place::Service(named("a", "web")),
+                Place::Service(Name::new("a", "web")),
                 Traffic::Port(Protocol::Udp, 80),
                 "a/svc/web:80/UDP",
             ),
@@ -384,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_subject_is_a_namespace_and_a_pod() {
-        assert_eq!("a/web".parse(), Ok(Subject(named("a", "web"))));
+        assert_eq!("a/web".parse(), Ok(Subject(Name::new("a", "web"))));
         for text in ["", "web", "/web", "a/", "a/svc/web", "a/web:80", "A/web"] {
             assert_eq!(
                 text.parse::<Subject>(),

@@ -70,6 +70,7 @@ impl Watched {
     pub fn start(client: Client, OwnDaemonSet(Name { namespace, name }): OwnDaemonSet) -> Self {
         let sets: Api<DaemonSet> = Api::namespaced(client, &namespace);
         let (sender, seen) = tokio::sync::watch::channel(Seen::Unknown);
+        let name = name.to_string();
         let task = tokio::spawn(follow(sets.clone(), name.clone(), sender)).abort_handle();
         Self {
             sets,

@@ -177,7 +177,7 @@ impl<'a> Checker<'a> {
         }
         let compiled = self
             .nodes
-            .entry(pod.node.clone())
+            .entry(pod.node.to_string())
             .or_insert_with(|| Compiled::of(self.store, &self.options, &pod.node));
         Ok(addresses
             .into_iter()
@@ -195,7 +195,7 @@ impl<'a> Checker<'a> {
                     .store
                     .pod(name)
                     .ok_or_else(|| Error::NoPod(name.clone()))?;
-                (name.to_string(), pod.addresses.clone())
+                (name.to_string(), pod.addresses.iter().copied().collect())
             }
             Destination::Service(name) => {
                 let found = self
@@ -252,7 +252,7 @@ impl<'a> Compiled<'a> {
         let mut subjects = Vec::new();
         let mut pods = BTreeMap::new();
         let mut hook = 0;
-        for pod in store.pods().filter(|p| p.node == node) {
+        for pod in store.pods().filter(|p| *p.node == *node) {
             let policies = workload::isolating(store, pod);
             let Some(isolation) = Isolation::of(pod, policies.clone()) else {
                 continue;
@@ -261,7 +261,7 @@ impl<'a> Compiled<'a> {
                 hook += 1;
                 subjects.push(Subject {
                     hook,
-                    addresses: pod.addresses.clone(),
+                    addresses: pod.addresses.iter().copied().collect(),
                     isolation,
                 });
                 hook

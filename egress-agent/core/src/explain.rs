@@ -182,7 +182,7 @@ pub fn sender(store: &Store, pod: &Pod) -> Sender {
     policies.sort_by(|a, b| a.policy.cmp(&b.policy));
     Sender {
         pod: pod.name.clone(),
-        node: pod.node.clone(),
+        node: pod.node.to_string(),
         kind: workload::subject(pod),
         policies,
     }

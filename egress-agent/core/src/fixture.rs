@@ -2,6 +2,8 @@
 
 #![expect(clippy::panic, reason = "tests")]
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::object::{Name, Object, Pod, Read, Service, read};
@@ -23,7 +25,7 @@ pub(crate) fn pod(value: &Value) -> Pod {
     let Object::Pod(pod) = object(value) else {
         panic!("no pod: {value}")
     };
-    *pod
+    Arc::unwrap_or_clone(pod)
 }
 
 #[track_caller]
@@ -31,7 +33,7 @@ pub(crate) fn service(value: &Value) -> Service {
     let Object::Service(service) = object(value) else {
         panic!("no Service: {value}")
     };
-    *service
+    Arc::unwrap_or_clone(service)
 }
 
 #[track_caller]
@@ -39,7 +41,7 @@ pub(crate) fn policy(value: &Value) -> Policy {
     let Object::Policy(policy) = object(value) else {
         panic!("no policy: {value}")
     };
-    policy
+    Arc::unwrap_or_clone(policy)
 }
 
 /// A store of these objects.
@@ -54,8 +56,12 @@ pub(crate) fn store<'v>(values: impl IntoIterator<Item = &'v Value>) -> Store {
 
 /// `NS/NAME`.
 pub(crate) fn name(text: &str) -> Name {
-    let (namespace, name) = text.split_once('/').unwrap_or(("", text));
+    let (namespace, name) = parts(text);
     Name::new(namespace, name)
+}
+
+fn parts(text: &str) -> (&str, &str) {
+    text.split_once('/').unwrap_or(("", text))
 }
 
 pub(crate) fn namespace_value(name: &str, labels: &Value) -> Value {
@@ -63,7 +69,7 @@ pub(crate) fn namespace_value(name: &str, labels: &Value) -> Value {
 }
 
 pub(crate) fn policy_value(at: &str, spec: &Value) -> Value {
-    let Name { namespace, name } = name(at);
+    let (namespace, name) = parts(at);
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": namespace, "name": name}, "spec": spec,
@@ -72,7 +78,7 @@ pub(crate) fn policy_value(at: &str, spec: &Value) -> Value {
 
 /// A running pod.
 pub(crate) fn pod_value(at: &str, addresses: &[&str], labels: &Value) -> Value {
-    let Name { namespace, name } = name(at);
+    let (namespace, name) = parts(at);
     let addresses: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -83,13 +89,13 @@ pub(crate) fn pod_value(at: &str, addresses: &[&str], labels: &Value) -> Value {
 }
 
 pub(crate) fn service_value(at: &str, spec: &Value) -> Value {
-    let Name { namespace, name } = name(at);
+    let (namespace, name) = parts(at);
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": namespace, "name": name}, "spec": spec})
 }
 
 /// A slice of a Service, called like it.
 pub(crate) fn slice_value(service: &str, endpoints: &Value, ports: &Value) -> Value {
-    let Name { namespace, name } = name(service);
+    let (namespace, name) = parts(service);
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::policy::{Policy, Protocol};
 
+mod addresses;
 mod cluster;
 mod conflict;
 pub(crate) mod field;
@@ -17,7 +18,8 @@ mod read;
 mod service;
 mod slice;
 
-pub use read::{Read, expand_list, read};
+pub use addresses::Addresses;
+pub use read::{ListOf, Read, expand_list, read};
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -25,13 +27,14 @@ pub type Labels = BTreeMap<String, String>;
 /// Numbers of a pod's container ports, by protocol and name.
 pub type NamedPorts = BTreeMap<(Protocol, String), Vec<u16>>;
 
-/// `namespace/name`; the namespace is empty for cluster-scoped objects.
+/// `namespace/name`; the namespace is empty for cluster-scoped objects. Copies share the texts: many
+/// tables are by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name {
     /// The namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// A kind that is watched.
@@ -53,7 +56,7 @@ pub enum Kind {
 
 impl Name {
     /// The name of a namespaced object.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),
@@ -61,7 +64,7 @@ impl Name {
     }
 
     /// The name of a cluster-scoped object.
-    pub fn cluster(name: impl Into<String>) -> Self {
+    pub fn cluster(name: impl Into<Arc<str>>) -> Self {
         Self::new("", name)
     }
 }
@@ -142,21 +145,21 @@ impl fmt::Display for Problem {
     }
 }
 
-/// An object, parsed.
+/// An object, parsed. Copies are the same object: who reads it and who judges by it share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A policy, perhaps unreadable.
-    Policy(Policy),
+    Policy(Arc<Policy>),
     /// A namespace.
-    Namespace(Namespace),
+    Namespace(Arc<Namespace>),
     /// A pod.
-    Pod(Box<Pod>),
+    Pod(Arc<Pod>),
     /// A Service.
-    Service(Box<Service>),
+    Service(Arc<Service>),
     /// Endpoints of a Service.
-    EndpointSlice(EndpointSlice),
+    EndpointSlice(Arc<EndpointSlice>),
     /// A node.
-    Node(Node),
+    Node(Arc<Node>),
 }
 
 impl Object {
@@ -164,11 +167,11 @@ impl Object {
     pub fn key(&self) -> Key {
         let (kind, name) = match self {
             Self::Policy(policy) => (Kind::NetworkPolicy, policy.name.clone()),
-            Self::Namespace(namespace) => (Kind::Namespace, Name::cluster(&namespace.name)),
+            Self::Namespace(namespace) => (Kind::Namespace, Name::cluster(namespace.name.as_str())),
             Self::Pod(pod) => (Kind::Pod, pod.name.clone()),
             Self::Service(service) => (Kind::Service, service.name.clone()),
             Self::EndpointSlice(slice) => (Kind::EndpointSlice, slice.name.clone()),
-            Self::Node(node) => (Kind::Node, Name::cluster(&node.name)),
+            Self::Node(node) => (Kind::Node, Name::cluster(node.name.as_str())),
         };
         Key { kind, name }
     }
@@ -187,12 +190,12 @@ impl Object {
 
     fn problems_mut(&mut self) -> &mut Vec<Problem> {
         match self {
-            Self::Policy(policy) => &mut policy.problems,
-            Self::Namespace(namespace) => &mut namespace.problems,
-            Self::Pod(pod) => &mut pod.problems,
-            Self::Service(service) => &mut service.problems,
-            Self::EndpointSlice(slice) => &mut slice.problems,
-            Self::Node(node) => &mut node.problems,
+            Self::Policy(policy) => &mut Arc::make_mut(policy).problems,
+            Self::Namespace(namespace) => &mut Arc::make_mut(namespace).problems,
+            Self::Pod(pod) => &mut Arc::make_mut(pod).problems,
+            Self::Service(service) => &mut Arc::make_mut(service).problems,
+            Self::EndpointSlice(slice) => &mut Arc::make_mut(slice).problems,
+            Self::Node(node) => &mut Arc::make_mut(node).problems,
         }
     }
 }
@@ -214,21 +217,21 @@ pub struct Pod {
     /// Namespace and name.
     pub name: Name,
     /// `metadata.uid`, empty when absent.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// The uid by which the node's runtime and its CNI plugins know the pod: `uid`, but of a
     /// static pod the one in the annotations of its mirror, which is an object of its own.
-    pub runtime_uid: String,
+    pub runtime_uid: Arc<str>,
     /// `metadata.creationTimestamp`, seconds since 1970 (S89).
     pub created: Option<i64>,
-    /// Its labels; empty when they could not be read, and `unreadable` then. Behind a counter,
-    /// because whoever keeps many pods lets replicas share them.
+    /// Its labels; empty when they could not be read, and `unreadable` then. Behind a counter, as is
+    /// all that replicas have in common: whoever keeps many pods lets them share it.
     pub labels: Arc<Labels>,
     /// `spec.nodeName`, empty when not scheduled.
-    pub node: String,
+    pub node: Arc<str>,
     /// `spec.hostNetwork` (S59–S61).
     pub host_network: bool,
     /// `status.podIPs` and `status.podIP`.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: Addresses,
     /// `status.phase`.
     pub phase: Phase,
     /// Condition Ready; `None` when it is not there. Only endpoints that are made from a
@@ -240,9 +243,9 @@ pub struct Pod {
     /// the containers, sidecars last.
     pub ports: Arc<NamedPorts>,
     /// Annotation `egress-agent.dev/netns`.
-    pub netns: Option<String>,
+    pub netns: Option<Arc<str>>,
     /// The controlling owner, `KIND/NAME`, of `metadata.ownerReferences`.
-    pub owner: Option<String>,
+    pub owner: Option<Arc<str>>,
     /// It could not be read far enough to be judged: closed as a subject, no peer.
     pub unreadable: bool,
     /// What could not be read.
@@ -352,7 +355,7 @@ pub struct EndpointPort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceEndpoint {
     /// `addresses` that are IP addresses.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: Addresses,
     /// `conditions.ready` is not false (S84).
     pub ready: bool,
     /// `conditions.serving` is not false.
@@ -360,7 +363,7 @@ pub struct ServiceEndpoint {
     /// `conditions.terminating`.
     pub terminating: bool,
     /// `nodeName`.
-    pub node: Option<String>,
+    pub node: Option<Arc<str>>,
     /// `targetRef` of kind Pod.
     pub pod: Option<Name>,
 }

@@ -1,7 +1,9 @@
 //! Everything that is known of the cluster, by name.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,21 +32,32 @@ pub enum Changed {
 /// The objects, and the ways to find them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Store {
-    policies: BTreeMap<Name, Policy>,
-    namespaces: BTreeMap<String, Namespace>,
-    pods: BTreeMap<Name, Arc<Pod>>,
-    services: BTreeMap<Name, Service>,
-    slices: BTreeMap<Name, EndpointSlice>,
-    nodes: BTreeMap<String, Node>,
+    policies: BTreeMap<Name, Arc<Policy>>,
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// Stores that are equal have equal pods, too: each is in `pods_by_node`.
+    pods: BTreeSet<ByName>,
+    services: BTreeMap<Name, Arc<Service>>,
+    slices: BTreeMap<Name, Arc<EndpointSlice>>,
+    nodes: BTreeMap<String, Arc<Node>>,
     /// Policies of [`SubjectNamespace::Unknown`].
     placeless: BTreeSet<Name>,
-    /// Pods by each of their addresses, whatever their phase, and in the order of their names. Nearly
-    /// every address is of one pod.
-    pods_by_address: BTreeMap<IpAddr, Vec<Arc<Pod>>>,
-    /// Pods by their node, in the order of their names.
-    pods_by_node: BTreeMap<String, Vec<Arc<Pod>>>,
+    /// Pods by each of their addresses, whatever their phase.
+    pods_by_address: BTreeMap<IpAddr, Pods>,
+    /// Pods by their node.
+    pods_by_node: BTreeMap<Arc<str>, Pods>,
     /// Slices by their Service; its name is empty where a slice names none.
     slices_by_service: BTreeSet<(Name, Name)>,
+}
+
+/// A pod that stands for its name: a map by name would keep that once more.
+#[derive(Clone, Debug)]
+struct ByName(Arc<Pod>);
+
+/// Pods of one address or node, in the order of their names. Nearly every address is of one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pods {
+    One(Arc<Pod>),
+    Several(Vec<Arc<Pod>>),
 }
 
 impl Store {
@@ -58,12 +71,12 @@ impl Store {
 
     /// All policies, by name.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
-        self.policies.values()
+        self.policies.values().map(Arc::as_ref)
     }
 
     /// A policy.
     pub fn policy(&self, name: &Name) -> Option<&Policy> {
-        self.policies.get(name)
+        self.policies.get(name).map(Arc::as_ref)
     }
 
     /// The policies of a namespace, by name.
@@ -71,67 +84,70 @@ impl Store {
         &'a self,
         namespace: &str,
     ) -> impl Iterator<Item = &'a Policy> + use<'a> {
-        within(&self.policies, namespace)
+        within(&self.policies, namespace).map(Arc::as_ref)
     }
 
     /// The policies that may be of any namespace ([`SubjectNamespace::Unknown`]), by name.
     pub fn placeless_policies(&self) -> impl Iterator<Item = &Policy> {
-        self.placeless
-            .iter()
-            .filter_map(|name| self.policies.get(name))
+        self.placeless.iter().filter_map(|name| self.policy(name))
     }
 
     /// All pods, by name.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.values().map(Arc::as_ref)
+        self.pods.iter().map(|ByName(pod)| &**pod)
     }
 
     /// A pod.
     pub fn pod(&self, name: &Name) -> Option<&Pod> {
-        self.pods.get(name).map(Arc::as_ref)
+        self.pods.get(name).map(|ByName(pod)| &**pod)
     }
 
     /// The pods of a node, by name.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> {
         let pods = self.pods_by_node.get(node);
-        pods.into_iter().flatten().map(Arc::as_ref)
+        pods.into_iter().flat_map(Pods::all).map(Arc::as_ref)
     }
 
     /// The pods of a namespace, by name.
     pub fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
-        within(&self.pods, namespace).map(Arc::as_ref)
+        let first = Name::new(namespace, "");
+        let namespace = Arc::clone(&first.namespace);
+        self.pods
+            .range(first..)
+            .map(|ByName(pod)| &**pod)
+            .take_while(move |pod| pod.name.namespace == namespace)
     }
 
     /// The pods that list an address, by name; whose it is, [`crate::workload::peer_at`] says.
     pub fn pods_at(&self, address: IpAddr) -> impl Iterator<Item = &Pod> {
         let pods = self.pods_by_address.get(&address);
-        pods.into_iter().flatten().map(Arc::as_ref)
+        pods.into_iter().flat_map(Pods::all).map(Arc::as_ref)
     }
 
     /// Every address that a pod lists, with the pods that do.
     pub fn pod_addresses(&self) -> impl Iterator<Item = (IpAddr, &[Arc<Pod>])> {
         let all = self.pods_by_address.iter();
-        all.map(|(address, pods)| (*address, pods.as_slice()))
+        all.map(|(address, pods)| (*address, pods.all()))
     }
 
     /// All namespaces, by name.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        self.namespaces.values()
+        self.namespaces.values().map(Arc::as_ref)
     }
 
     /// A namespace, if its object was seen (S66, S90).
     pub fn namespace(&self, name: &str) -> Option<&Namespace> {
-        self.namespaces.get(name)
+        self.namespaces.get(name).map(Arc::as_ref)
     }
 
     /// All Services, by name.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values()
+        self.services.values().map(Arc::as_ref)
     }
 
     /// A Service.
     pub fn service(&self, name: &Name) -> Option<&Service> {
-        self.services.get(name)
+        self.services.get(name).map(Arc::as_ref)
     }
 
     /// The slices of a Service, by name.
@@ -139,7 +155,9 @@ impl Store {
         &'a self,
         service: &Name,
     ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
-        under(&self.slices_by_service, service.clone()).filter_map(|name| self.slices.get(name))
+        under(&self.slices_by_service, service.clone())
+            .filter_map(|name| self.slices.get(name))
+            .map(Arc::as_ref)
     }
 
     /// The slices of a namespace that name no Service, by name.
@@ -152,12 +170,12 @@ impl Store {
 
     /// All nodes, by name.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.values().map(Arc::as_ref)
     }
 
     /// A node.
     pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(Arc::as_ref)
     }
 
     fn put(&mut self, object: Object) -> Changed {
@@ -165,7 +183,7 @@ impl Store {
         let same = match &object {
             Object::Policy(policy) => self.policies.get(&policy.name) == Some(policy),
             Object::Namespace(namespace) => self.namespaces.get(&namespace.name) == Some(namespace),
-            Object::Pod(pod) => self.pod(&pod.name) == Some(pod),
+            Object::Pod(pod) => self.pod(&pod.name) == Some(&**pod),
             Object::Service(service) => self.services.get(&service.name) == Some(service),
             Object::EndpointSlice(slice) => self.slices.get(&slice.name) == Some(slice),
             Object::Node(node) => self.nodes.get(&node.name) == Some(node),
@@ -186,15 +204,14 @@ impl Store {
                 self.namespaces.insert(namespace.name.clone(), namespace);
             }
             Object::Pod(pod) => {
-                let pod: Arc<Pod> = pod.into();
                 for address in &pod.addresses {
                     file(&mut self.pods_by_address, *address, &pod);
                 }
-                file(&mut self.pods_by_node, pod.node.clone(), &pod);
-                self.pods.insert(pod.name.clone(), pod);
+                file(&mut self.pods_by_node, Arc::clone(&pod.node), &pod);
+                self.pods.insert(ByName(pod));
             }
             Object::Service(service) => {
-                self.services.insert(service.name.clone(), *service);
+                self.services.insert(service.name.clone(), service);
             }
             Object::EndpointSlice(slice) => {
                 self.slices_by_service
@@ -215,8 +232,8 @@ impl Store {
                 self.placeless.remove(name);
                 self.policies.remove(name).is_some()
             }
-            Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
-            Kind::Pod => self.pods.remove(name).is_some_and(|pod| {
+            Kind::Namespace => self.namespaces.remove(&*name.name).is_some(),
+            Kind::Pod => self.pods.take(name).is_some_and(|ByName(pod)| {
                 for address in &pod.addresses {
                     unfile(&mut self.pods_by_address, address, name);
                 }
@@ -229,38 +246,103 @@ impl Store {
                     .remove(&(service_of(&slice), name.clone()));
                 true
             }),
-            Kind::Node => self.nodes.remove(&name.name).is_some(),
+            Kind::Node => self.nodes.remove(&*name.name).is_some(),
         };
         if gone { Changed::Yes } else { Changed::No }
     }
 }
 
+impl ByName {
+    fn name(&self) -> &Name {
+        &self.0.name
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for ByName {}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(other.name())
+    }
+}
+
+impl Borrow<Name> for ByName {
+    fn borrow(&self) -> &Name {
+        self.name()
+    }
+}
+
+impl Pods {
+    fn all(&self) -> &[Arc<Pod>] {
+        match self {
+            Self::One(pod) => std::slice::from_ref(pod),
+            Self::Several(pods) => pods,
+        }
+    }
+
+    fn add(&mut self, pod: &Arc<Pod>) {
+        match self {
+            Self::One(other) => {
+                let mut pods = vec![Arc::clone(other), Arc::clone(pod)];
+                pods.sort_by(|a, b| a.name.cmp(&b.name));
+                *self = Self::Several(pods);
+            }
+            Self::Several(pods) => {
+                let place = pods.partition_point(|other| other.name < pod.name);
+                pods.insert(place, Arc::clone(pod));
+            }
+        }
+    }
+
+    /// Says whether any is left.
+    fn remove(&mut self, name: &Name) -> bool {
+        match self {
+            Self::One(pod) => pod.name != *name,
+            Self::Several(pods) => {
+                pods.retain(|pod| pod.name != *name);
+                if let [pod] = pods.as_slice() {
+                    *self = Self::One(Arc::clone(pod));
+                }
+                true
+            }
+        }
+    }
+}
+
 fn service_of(slice: &EndpointSlice) -> Name {
-    Name::new(slice.name.namespace.as_str(), slice.service.as_str())
+    Name::new(Arc::clone(&slice.name.namespace), slice.service.as_str())
 }
 
 /// Adds a pod to an index.
-fn file<K: Ord>(index: &mut BTreeMap<K, Vec<Arc<Pod>>>, key: K, pod: &Arc<Pod>) {
-    let pods = index.entry(key).or_default();
-    let place = pods.partition_point(|other| other.name < pod.name);
-    if pods.is_empty() {
-        // Mostly it stays the only one.
-        pods.reserve_exact(1);
+fn file<K: Ord>(index: &mut BTreeMap<K, Pods>, key: K, pod: &Arc<Pod>) {
+    match index.entry(key) {
+        Entry::Vacant(place) => {
+            place.insert(Pods::One(Arc::clone(pod)));
+        }
+        Entry::Occupied(mut pods) => pods.get_mut().add(pod),
     }
-    pods.insert(place, Arc::clone(pod));
 }
 
 /// Takes a pod out of an index.
 fn unfile<K: Ord + Borrow<Q>, Q: Ord + ?Sized>(
-    index: &mut BTreeMap<K, Vec<Arc<Pod>>>,
+    index: &mut BTreeMap<K, Pods>,
     key: &Q,
     name: &Name,
 ) {
-    if let Some(pods) = index.get_mut(key) {
-        pods.retain(|pod| pod.name != *name);
-        if pods.is_empty() {
-            index.remove(key);
-        }
+    if index.get_mut(key).is_some_and(|pods| !pods.remove(name)) {
+        index.remove(key);
     }
 }
 
@@ -281,7 +363,7 @@ fn within<'a, T>(
     namespace: &str,
 ) -> impl Iterator<Item = &'a T> + use<'a, T> {
     let first = Name::new(namespace, "");
-    let namespace = namespace.to_owned();
+    let namespace = Arc::clone(&first.namespace);
     objects
         .range(first..)
         .take_while(move |(name, _)| name.namespace == namespace)
@@ -379,6 +461,21 @@ mod tests {
         );
         assert_eq!(store.slices_of(&name("x/s")).count(), 0);
         assert_eq!(store.slices_of(&name("x/t")).count(), 1);
+    }
+
+    #[test]
+    fn pods_of_one_address_are_in_the_order_of_their_names_whoever_came_and_went() {
+        let pods = ["x/a", "x/b", "x/c", "x/d"].map(|at| pod_value(at, &["10.0.0.1"], &json!({})));
+        let [a, b, c, d] = &pods;
+        let mut mixed = store([c, a, d, b]);
+        assert_eq!(mixed, store(&pods));
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let names: Vec<_> = mixed.pods_at(address).map(|p| &*p.name.name).collect();
+        assert_eq!(names, ["a", "b", "c", "d"]);
+        for gone in ["x/b", "x/d", "x/a"] {
+            let (Changed::Yes | Changed::No) = mixed.apply(Event::Deleted(key(Kind::Pod, gone)));
+        }
+        assert_eq!(mixed, store([c]));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl<'a> Isolating<'a> {
     pub fn of(store: &'a Store) -> Self {
         let mut found = Self::default();
         for policy in store.policies() {
-            let namespace = policy.name.namespace.as_str();
+            let namespace = &*policy.name.namespace;
             match policy.subject.namespace {
                 SubjectNamespace::Unknown => found.placeless.push(policy),
                 SubjectNamespace::Own => {
@@ -98,7 +98,7 @@ impl<'a> Isolating<'a> {
             // Its labels tell nothing.
             return isolating(store, pod);
         }
-        let namespace = pod.name.namespace.as_str();
+        let namespace = &*pod.name.namespace;
         let labels = pod.labels.iter();
         let labelled = labels.filter_map(|(key, value)| {
             self.by_label
@@ -142,7 +142,7 @@ pub fn peer_matches(store: &Store, peer: &Peer, pod: &Pod) -> bool {
         Peer::Pods { namespaces, pods } => (namespaces, pods),
         Peer::Block(_) => return false,
     };
-    let namespace = &pod.name.namespace;
+    let namespace = &*pod.name.namespace;
     let placed = match namespaces {
         NamespaceScope::Named(name) => name == namespace,
         // A namespace that was not seen, or whose labels cannot be read, matches nothing,
@@ -219,7 +219,7 @@ pub fn workload_name(pod: &Pod) -> String {
         Some(("Job", (cron_job, schedule))) if is_schedule(schedule, pod.created) => {
             format!("CronJob/{cron_job}")
         }
-        Some(_) | None => owner.clone(),
+        Some(_) | None => owner.to_string(),
     }
 }
 

@@ -180,7 +180,7 @@ impl Agent {
         let here = self
             .store
             .pod(pod)
-            .is_some_and(|pod| pod.node == self.settings.options.node);
+            .is_some_and(|pod| *pod.node == *self.settings.options.node);
         let steps = answer.steps.as_ref();
         let asked: BTreeMap<IpAddr, Verdict> = steps
             .into_iter()

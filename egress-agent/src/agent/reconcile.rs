@@ -78,8 +78,9 @@ impl Agent {
             .pods_on(&self.settings.options.node)
             .filter(|pod| Isolation::of(pod, Vec::new()).is_some());
         for pod in locals {
-            let annotation = pod.netns.clone().filter(|_| self.settings.annotations);
-            let addresses = pod.addresses.clone();
+            let annotation = pod.netns.as_ref().filter(|_| self.settings.annotations);
+            let annotation = annotation.map(ToString::to_string);
+            let addresses = pod.addresses.iter().copied().collect();
             wanted.insert(
                 PodId::of(pod),
                 Wanted {
@@ -115,7 +116,7 @@ impl Agent {
     pub(super) fn local(&self, pod: &PodId) -> Option<&Pod> {
         self.store
             .pod(&pod.name)
-            .filter(|known| known.node == self.settings.options.node && PodId::of(known) == *pod)
+            .filter(|known| *known.node == *self.settings.options.node && PodId::of(known) == *pod)
     }
 
     /// A pod that has an address, so it may send, and whose interface is nowhere to be found.
@@ -373,9 +374,10 @@ impl Agent {
 
     /// A pod's addresses, as far as its object and its sandbox tell.
     pub(super) fn addresses(&self, pod: &Pod) -> BTreeSet<IpAddr> {
+        let said = pod.addresses.iter().copied().collect();
         match self.found.get(&PodId::of(pod)) {
-            Some(found) => found.addresses(&pod.addresses),
-            None => pod.addresses.clone(),
+            Some(found) => found.addresses(&said),
+            None => said,
         }
     }
 }

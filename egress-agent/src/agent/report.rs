@@ -51,7 +51,7 @@ impl Agent {
             // A new pod of that name may be known while the old one's hook is still there.
             let uid = pod
                 .filter(|pod| PodId::of(pod) == hook.pod)
-                .map(|pod| &pod.uid);
+                .map(|pod| &*pod.uid);
             let isolated_by = self
                 .pods
                 .get(&hook.pod.name)

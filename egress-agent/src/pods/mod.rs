@@ -199,8 +199,8 @@ impl Discovery {
         }
         let hookable = !there.is_empty();
         let record = Record {
-            namespace: pod.name.namespace.clone(),
-            name: pod.name.name.clone(),
+            namespace: pod.name.namespace.to_string(),
+            name: pod.name.name.to_string(),
             uid: pod.uid.clone(),
             way,
             links: there,
@@ -373,8 +373,8 @@ impl Discovery {
             );
         }
         let record = Record {
-            namespace: pod.name.namespace.clone(),
-            name: pod.name.name.clone(),
+            namespace: pod.name.namespace.to_string(),
+            name: pod.name.name.to_string(),
             uid: pod.uid.clone(),
             way: Way::Kernel,
             links: hookable.iter().map(RecordedLink::from).collect(),
@@ -505,7 +505,7 @@ impl PodId {
     pub fn of(pod: &Pod) -> Self {
         Self {
             name: pod.name.clone(),
-            uid: pod.runtime_uid.clone(),
+            uid: pod.runtime_uid.to_string(),
         }
     }
 }

@@ -717,7 +717,7 @@ fn seek(discovery: &mut Discovery, agent: &Ns, pod: &PodId, wanted: &Wanted) -> 
 fn keep_result(folder: &Path, pod: &PodId, link: &serde_json::Value, address: &str) {
     let text = serde_json::json!({
         "kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "networkName": "net",
-        "cniArgs": [["K8S_POD_NAMESPACE", pod.name.namespace], ["K8S_POD_NAME", pod.name.name], ["K8S_POD_UID", pod.uid]],
+        "cniArgs": [["K8S_POD_NAMESPACE", &*pod.name.namespace], ["K8S_POD_NAME", &*pod.name.name], ["K8S_POD_UID", pod.uid]],
         "result": {
             "cniVersion": "1.0.0",
             "interfaces": [link, {"name": "eth0", "sandbox": "/run/netns/x"}],
@@ -735,8 +735,8 @@ fn record_of(agent: &Ns, pod: &PodId, name: &str) -> Record {
         RecordedLink::from(links.iter().find(|link| link.name == name).unwrap())
     });
     Record {
-        namespace: pod.name.namespace.clone(),
-        name: pod.name.name.clone(),
+        namespace: pod.name.namespace.to_string(),
+        name: pod.name.name.to_string(),
         uid: pod.uid.clone(),
         way: Way::Plugin {
             container_id: "c1".to_owned(),

@@ -10,6 +10,9 @@ pub(super) fn give_back_after(bytes: usize) {
     }
 }
 
+/// A change of so many objects leaves garbage that is worth giving back when it was taken in.
+pub(super) const LARGE_CHANGE: usize = 1_000;
+
 /// Returns what is free to the kernel. The C library keeps it otherwise, and the agent's size
 /// would be that of the largest list or manifest it ever saw for good.
 pub(super) fn give_back() {

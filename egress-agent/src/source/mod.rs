@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod files;
 mod memory;
+mod share;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -69,7 +69,7 @@ fn answer(checker: &mut Checker<'_>, question: &Question) -> Result<Answer, Stri
     };
     let (answer, explanation) = checker
         .explain(
-            &Name::new(&question.namespace, &question.pod),
+            &Name::new(question.namespace.as_str(), question.pod.as_str()),
             &Destination::Address(question.address),
             transport,
         )

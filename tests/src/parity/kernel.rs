@@ -230,7 +230,10 @@ fn by_node<'s, 'q>(
     let mut nodes: BTreeMap<&str, Asking<'_, '_>> = BTreeMap::new();
     let mut unplaced = 0;
     for question in questions {
-        match store.pod(&Name::new(&question.namespace, &question.pod)) {
+        match store.pod(&Name::new(
+            question.namespace.as_str(),
+            question.pod.as_str(),
+        )) {
             Some(pod) => nodes.entry(&pod.node).or_default().push((question, pod)),
             None => unplaced += 1,
         }
@@ -299,7 +302,10 @@ fn alone(
     question: &Question,
 ) -> Result<Option<Asked>> {
     let store = store(objects);
-    let Some(pod) = store.pod(&Name::new(&question.namespace, &question.pod)) else {
+    let Some(pod) = store.pod(&Name::new(
+        question.namespace.as_str(),
+        question.pod.as_str(),
+    )) else {
         return Ok(None);
     };
     node.become_node(&store, &pod.node)?;

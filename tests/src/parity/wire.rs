@@ -102,7 +102,7 @@ fn one(
     let mut objects: Vec<Value> = serde_json::from_str(&text)?;
     let store = egress_parity::store(&objects);
     let mut of: BTreeMap<Name, usize> = BTreeMap::new();
-    for pod in store.pods().filter(|pod| pod.node == NODE) {
+    for pod in store.pods().filter(|pod| *pod.node == *NODE) {
         let number = of.len();
         of.insert(pod.name.clone(), number);
     }
@@ -128,7 +128,7 @@ fn one(
     let mut sent = Vec::new();
     let in_order = InOrder::begin()?;
     for question in &case.questions {
-        let name = Name::new(&question.namespace, &question.pod);
+        let name = Name::new(question.namespace.as_str(), question.pod.as_str());
         let (Some(pod), Some(place)) = (store.pod(&name), of.get(&name)) else {
             continue;
         };

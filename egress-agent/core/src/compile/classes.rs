@@ -87,7 +87,7 @@ impl Classified {
         let mut by_address = Vec::new();
         for (address, pod) in workload::peers(store) {
             let parts = (
-                pod.name.namespace.as_str(),
+                &*pod.name.namespace,
                 Arc::as_ptr(&pod.labels).addr(),
                 Arc::as_ptr(&pod.ports).addr(),
             );
@@ -315,7 +315,7 @@ fn means(store: &Store, target: &Target, pod: &Pod) -> bool {
         Target::Peer(Peer::Block(_)) => false,
         Target::Peer(peer @ Peer::Pods { namespaces, .. }) => {
             // The cheap half first.
-            !matches!(namespaces, NamespaceScope::Named(name) if *name != pod.name.namespace)
+            !matches!(namespaces, NamespaceScope::Named(name) if **name != *pod.name.namespace)
                 && workload::peer_matches(store, peer, pod)
         }
     }

@@ -109,7 +109,7 @@ fn compiled(store: &Store, previous: &Desired, touched: &Touched) -> Desired {
             let policies = workload::isolating(store, pod);
             Some(Subject {
                 hook,
-                addresses: pod.addresses.clone(),
+                addresses: pod.addresses.iter().copied().collect(),
                 isolation: Isolation::of(pod, policies)?,
             })
         })

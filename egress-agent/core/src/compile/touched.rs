@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::object::{Kind, Object};
 use crate::store::{Event, Store};
@@ -58,7 +59,7 @@ impl Touched {
                     )
                     | None => None,
                 };
-                if store.namespace(&name.name) != now {
+                if store.namespace(&name.name) != now.map(Arc::as_ref) {
                     *self = Self::Everything;
                     return;
                 }

@@ -124,7 +124,7 @@ pub(super) fn peer(flow: &Flow<'_>, peer: &Peer) -> PeerFit {
     if workload::peer_matches(flow.store, peer, pod) {
         return PeerFit::Matches;
     }
-    let namespace = &pod.name.namespace;
+    let namespace = &*pod.name.namespace;
     match namespaces {
         NamespaceScope::Named(wanted) if wanted != namespace => {
             return PeerFit::OtherNamespace {
@@ -134,12 +134,12 @@ pub(super) fn peer(flow: &Flow<'_>, peer: &Peer) -> PeerFit {
         }
         NamespaceScope::Named(_) => {}
         NamespaceScope::Matching(selector) => match flow.store.namespace(namespace) {
-            None => return PeerFit::NamespaceUnknown(namespace.clone()),
+            None => return PeerFit::NamespaceUnknown(namespace.to_owned()),
             Some(seen) => match &seen.labels {
-                None => return PeerFit::NamespaceUnreadable(namespace.clone()),
+                None => return PeerFit::NamespaceUnreadable(namespace.to_owned()),
                 Some(labels) if !selector.matches(labels) => {
                     return PeerFit::NamespaceLabels {
-                        namespace: namespace.clone(),
+                        namespace: namespace.to_owned(),
                         unmet: selector.unmet(labels),
                     };
                 }

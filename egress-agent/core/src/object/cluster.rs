@@ -90,7 +90,7 @@ mod tests {
         let Object::Namespace(namespace) = object(value) else {
             panic!("no namespace: {value}")
         };
-        namespace.labels
+        namespace.labels.clone()
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Which of them the cluster would have is anybody's guess, so the result is what closes
 //! for either.
 
+use std::sync::Arc;
+
 use super::{EndpointSlice, Namespace, Node, Object, Phase, Pod, Problem, Service};
 use crate::policy::{self, Policy};
 
@@ -13,12 +15,14 @@ impl Object {
     #[must_use]
     pub fn merge_conflict(&self, other: &Self) -> Self {
         match (self, other) {
-            (Self::Policy(a), Self::Policy(b)) => Self::Policy(policies(a, b)),
-            (Self::Namespace(a), Self::Namespace(b)) => Self::Namespace(namespaces(a, b)),
-            (Self::Pod(a), Self::Pod(b)) => Self::Pod(Box::new(pods(a, b))),
-            (Self::Service(a), Self::Service(b)) => Self::Service(Box::new(services(a, b))),
-            (Self::EndpointSlice(a), Self::EndpointSlice(b)) => Self::EndpointSlice(slices(a, b)),
-            (Self::Node(a), Self::Node(b)) => Self::Node(nodes(a, b)),
+            (Self::Policy(a), Self::Policy(b)) => Self::Policy(policies(a, b).into()),
+            (Self::Namespace(a), Self::Namespace(b)) => Self::Namespace(namespaces(a, b).into()),
+            (Self::Pod(a), Self::Pod(b)) => Self::Pod(pods(a, b).into()),
+            (Self::Service(a), Self::Service(b)) => Self::Service(services(a, b).into()),
+            (Self::EndpointSlice(a), Self::EndpointSlice(b)) => {
+                Self::EndpointSlice(slices(a, b).into())
+            }
+            (Self::Node(a), Self::Node(b)) => Self::Node(nodes(a, b).into()),
             (one, _) => one.clone(),
         }
     }
@@ -61,14 +65,14 @@ fn namespaces(a: &Namespace, b: &Namespace) -> Namespace {
 fn pods(a: &Pod, b: &Pod) -> Pod {
     Pod {
         name: a.name.clone(),
-        uid: String::new(),
-        runtime_uid: String::new(),
+        uid: Arc::default(),
+        runtime_uid: Arc::default(),
         created: a.created.max(b.created),
-        labels: std::sync::Arc::default(),
+        labels: Arc::default(),
         node: a.node.clone().max(b.node.clone()),
         // Only what both say exempts it from being closed.
         host_network: a.host_network && b.host_network,
-        addresses: a.addresses.union(&b.addresses).copied().collect(),
+        addresses: a.addresses.iter().chain(&b.addresses).copied().collect(),
         phase: if a.phase == b.phase {
             a.phase
         } else {
@@ -76,7 +80,7 @@ fn pods(a: &Pod, b: &Pod) -> Pod {
         },
         ready: if a.ready == b.ready { a.ready } else { None },
         terminating: a.terminating && b.terminating,
-        ports: std::sync::Arc::default(),
+        ports: Arc::default(),
         netns: a.netns.clone().max(b.netns.clone()),
         owner: a
             .owner

@@ -27,10 +27,7 @@ pub(crate) fn namespace(root: &Field<'_, '_>) -> Result<String, Problem> {
 
 /// Namespace and name of a namespaced object.
 pub(super) fn full_name(root: &Field<'_, '_>) -> Result<Name, Problem> {
-    Ok(Name {
-        namespace: namespace(root)?,
-        name: name(root)?,
-    })
+    Ok(Name::new(namespace(root)?, name(root)?))
 }
 
 /// `metadata.labels`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::field::{Field, Notes};
-use super::{NamedPorts, Phase, Pod, Problem, metadata};
+use super::{Addresses, NamedPorts, Phase, Pod, Problem, metadata};
 use crate::cidr;
 use crate::policy::{Protocol, parse::is_port_name};
 
@@ -29,39 +29,36 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
     let netns = notes.needed(metadata::annotation(root, NETNS_ANNOTATION));
     let mut pod = Pod {
         name,
-        uid: String::new(),
-        runtime_uid: String::new(),
+        uid: Arc::default(),
+        runtime_uid: Arc::default(),
         created: None,
         labels: Arc::new(labels),
-        node: String::new(),
+        node: Arc::default(),
         host_network: false,
-        addresses: BTreeSet::new(),
+        addresses: Addresses::default(),
         phase: Phase::Other,
         ready: None,
         terminating: false,
         ports: Arc::default(),
-        netns,
+        netns: netns.map(Arc::from),
         owner: None,
         unreadable: false,
         problems: Vec::new(),
     };
     if let Some(metadata) = notes.needed(root.get("metadata")) {
-        pod.uid = notes
-            .minor(metadata.text("uid"))
-            .unwrap_or_default()
-            .to_owned();
+        pod.uid = notes.minor(metadata.text("uid")).unwrap_or_default().into();
         pod.runtime_uid = notes
             .minor(static_uid(root))
-            .unwrap_or_else(|| pod.uid.clone());
+            .map_or_else(|| Arc::clone(&pod.uid), Arc::from);
         pod.created = notes.minor(created(&metadata));
         pod.terminating = notes.minor(metadata.get("deletionTimestamp")).is_some();
-        pod.owner = notes.minor(controller(&metadata));
+        pod.owner = notes.minor(controller(&metadata)).map(Arc::from);
     }
     if let Some(spec) = notes.needed(root.get("spec")) {
         pod.node = notes
             .needed(spec.text("nodeName"))
             .unwrap_or_default()
-            .to_owned();
+            .into();
         pod.host_network = notes.needed(spec.flag("hostNetwork"));
         let mut ports = NamedPorts::new();
         for (list, which) in [
@@ -77,8 +74,10 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Pod, Problem> {
         let phase = notes.needed(phase(&status));
         pod.phase = phase.unwrap_or(Phase::Other);
         pod.ready = notes.minor(ready(&status));
-        let read = addresses(&status, &mut notes, &mut pod.addresses);
+        let mut found = BTreeSet::new();
+        let read = addresses(&status, &mut notes, &mut found);
         notes.minor(read);
+        pod.addresses = found.into_iter().collect();
     }
     pod.unreadable = notes.unreadable;
     pod.problems = notes.problems;
@@ -388,17 +387,14 @@ mod tests {
             "/spec/hostNetwork",
             json!(true),
         ));
-        assert_eq!(read.name.namespace, "default", "S96");
-        assert_eq!(
-            (read.uid.as_str(), read.created),
-            ("u1", Some(1_714_979_289))
-        );
+        assert_eq!(&*read.name.namespace, "default", "S96");
+        assert_eq!((&*read.uid, read.created), ("u1", Some(1_714_979_289)));
         assert_eq!(
             (read.netns.as_deref(), read.owner.as_deref()),
             (Some("blue"), Some("ReplicaSet/a-1"))
         );
         assert_eq!(
-            (read.node.as_str(), read.host_network, read.terminating),
+            (&*read.node, read.host_network, read.terminating),
             ("node-1", true, true)
         );
         assert_eq!(read.problems, []);
@@ -425,13 +421,11 @@ mod tests {
         };
         let mirror =
             json!({"kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": "of-the-pod"});
-        assert_eq!(read(mirror), "of-the-pod");
+        assert_eq!(&*read(mirror), "of-the-pod");
         // A kubelet runs no object that has the other annotation.
-        assert_eq!(
-            read(json!({"kubernetes.io/config.hash": "of-another"})),
-            "of-the-object"
-        );
-        assert_eq!(read(json!({})), "of-the-object");
+        let other = json!({"kubernetes.io/config.hash": "of-another"});
+        assert_eq!(&*read(other), "of-the-object");
+        assert_eq!(&*read(json!({})), "of-the-object");
     }
 
     #[test]

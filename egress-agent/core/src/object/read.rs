@@ -41,13 +41,41 @@ pub fn expand_list(value: Value) -> Vec<(String, Value)> {
 }
 
 fn expand(path: String, mut value: Value, found: &mut Vec<(String, Value)>) {
-    let Some((items, template)) = value.as_object_mut().and_then(take_items) else {
+    let Some((items, list)) = value.as_object_mut().and_then(take_items) else {
         found.push((path, value));
         return;
     };
-    for (index, mut item) in items.into_iter().enumerate() {
+    for (index, item) in items.into_iter().enumerate() {
+        list.expand(&path, index, item, found);
+    }
+}
+
+/// What a list says of its items. For whoever has items one at a time; others [`expand_list`].
+#[derive(Clone, Debug)]
+pub struct ListOf {
+    /// `apiVersion` and kind of the items of a typed list.
+    template: Option<(Value, Value)>,
+}
+
+impl ListOf {
+    /// Of a value that is a list by its kind, whatever its items.
+    pub fn of(list: &Map<String, Value>) -> Option<Self> {
+        let of = list.get("kind")?.as_str()?.strip_suffix("List")?.to_owned();
+        let api_version = list.get("apiVersion").cloned().unwrap_or_default();
+        let template = (!of.is_empty()).then_some((api_version, Value::String(of)));
+        Some(Self { template })
+    }
+
+    /// The objects of one item, as [`expand_list`] finds them.
+    pub fn item(&self, index: usize, item: Value) -> Vec<(String, Value)> {
+        let mut found = Vec::new();
+        self.expand("", index, item, &mut found);
+        found
+    }
+
+    fn expand(&self, path: &str, index: usize, mut item: Value, found: &mut Vec<(String, Value)>) {
         // The items of a typed list carry no kind of their own.
-        if let (Some(item), Some((api_version, kind))) = (item.as_object_mut(), &template)
+        if let (Some(item), Some((api_version, kind))) = (item.as_object_mut(), &self.template)
             && !item.contains_key("kind")
         {
             item.insert("kind".to_owned(), kind.clone());
@@ -57,17 +85,12 @@ fn expand(path: String, mut value: Value, found: &mut Vec<(String, Value)>) {
     }
 }
 
-/// `apiVersion` and kind of the items of a typed list.
-type Template = Option<(Value, Value)>;
-
-fn take_items(list: &mut Map<String, Value>) -> Option<(Vec<Value>, Template)> {
-    let of = list.get("kind")?.as_str()?.strip_suffix("List")?.to_owned();
-    let api_version = list.get("apiVersion").cloned().unwrap_or_default();
-    let template = (!of.is_empty()).then_some((api_version, Value::String(of)));
+fn take_items(list: &mut Map<String, Value>) -> Option<(Vec<Value>, ListOf)> {
+    let of = ListOf::of(list)?;
     match list.get_mut("items")? {
-        Value::Array(items) => Some((std::mem::take(items), template)),
+        Value::Array(items) => Some((std::mem::take(items), of)),
         // An empty list as some encoders write it.
-        Value::Null => Some((Vec::new(), template)),
+        Value::Null => Some((Vec::new(), of)),
         Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => None,
     }
 }
@@ -117,12 +140,16 @@ fn by_kind(root: &Field<'_, '_>, api: ApiKind<'_>) -> Result<Read, Problem> {
     // Kinds that close as a whole take the version's problem, for the others it is a note.
     let mut take = || std::mem::replace(&mut version, Ok(()));
     let mut object = match (group, kind) {
-        ("networking.k8s.io", "NetworkPolicy") => Object::Policy(policy::parse::read(root, take())),
-        ("discovery.k8s.io", "EndpointSlice") => Object::EndpointSlice(slice::read(root, take())?),
-        ("", "Namespace") => Object::Namespace(cluster::namespace(root)?),
-        ("", "Pod") => Object::Pod(Box::new(pod::read(root)?)),
-        ("", "Service") => Object::Service(Box::new(service::read(root)?)),
-        ("", "Node") => Object::Node(cluster::node(root)?),
+        ("networking.k8s.io", "NetworkPolicy") => {
+            Object::Policy(policy::parse::read(root, take()).into())
+        }
+        ("discovery.k8s.io", "EndpointSlice") => {
+            Object::EndpointSlice(slice::read(root, take())?.into())
+        }
+        ("", "Namespace") => Object::Namespace(cluster::namespace(root)?.into()),
+        ("", "Pod") => Object::Pod(pod::read(root)?.into()),
+        ("", "Service") => Object::Service(service::read(root)?.into()),
+        ("", "Node") => Object::Node(cluster::node(root)?.into()),
         ("", "List") => return Err(root.require("items")?.problem("is no list")),
         _ => {
             let what = root.text("apiVersion").ok().flatten().unwrap_or_default();
@@ -254,6 +281,22 @@ mod tests {
             Vec::<String>::new()
         );
         assert_eq!(paths(json!({"kind": "AllowList", "spec": 1})), [""]);
+    }
+
+    #[test]
+    fn items_one_at_a_time_are_those_of_the_list() {
+        let list = json!({"apiVersion": "v1", "kind": "PodList", "items": [
+            {"metadata": {"name": "a"}},
+            {"apiVersion": "v1", "kind": "List", "items": [7, {"kind": "Node"}]},
+            null,
+        ]});
+        let Some(of) = list.as_object().and_then(ListOf::of) else {
+            panic!("a list")
+        };
+        let items = list.get("items").and_then(Value::as_array).into_iter();
+        let alone = items.flatten().cloned().enumerate();
+        let alone: Vec<_> = alone.flat_map(|(n, item)| of.item(n, item)).collect();
+        assert_eq!(alone, expand_list(list));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Reads `EndpointSlices`.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::field::{Field, Notes};
-use super::{EndpointPort, EndpointSlice, Name, Problem, ServiceEndpoint, metadata};
+use super::{Addresses, EndpointPort, EndpointSlice, Name, Problem, ServiceEndpoint, metadata};
 use crate::cidr;
 
 /// Says whose endpoints these are.
@@ -80,7 +80,7 @@ fn endpoint(
             .items()?
             .map(|item| address(&item))
             .collect::<Result<_, _>>()?,
-        AddressKind::Fqdn => BTreeSet::new(),
+        AddressKind::Fqdn => Addresses::default(),
     };
     let conditions = field.get("conditions")?;
     let condition = |name: &str| -> Result<Option<bool>, Problem> {
@@ -98,7 +98,7 @@ fn endpoint(
         ready: condition("ready")?.unwrap_or(true),
         serving: condition("serving")?.unwrap_or(true),
         terminating: condition("terminating")?.unwrap_or(false),
-        node: field.text("nodeName")?.map(str::to_owned),
+        node: field.text("nodeName")?.map(Arc::from),
         pod: pod(field, namespace)?,
     })
 }
@@ -145,7 +145,7 @@ mod tests {
         let Object::EndpointSlice(slice) = object(value) else {
             panic!("no slice: {value}")
         };
-        slice
+        Arc::unwrap_or_clone(slice)
     }
 
     fn endpoint(value: &Value) -> ServiceEndpoint {

@@ -157,7 +157,7 @@ fn desired(objects: &[Value], previous: &Desired) -> Desired {
         .pods()
         .map(|pod| Subject {
             hook: 100 + pod.name.name[1..].parse::<u64>().unwrap(),
-            addresses: pod.addresses.clone(),
+            addresses: pod.addresses.iter().copied().collect(),
             isolation: Isolation::of(pod, workload::isolating(&store, pod)).unwrap(),
         })
         .collect();

@@ -78,7 +78,7 @@ fn name(root: &Field<'_, '_>, closing: &mut Vec<Problem>) -> (Name, SubjectNames
         closing.push(problem);
         UNKNOWN.to_owned()
     });
-    (Name { namespace, name }, place)
+    (Name::new(namespace, name), place)
 }
 
 /// `podSelector`, everything when absent (S7).

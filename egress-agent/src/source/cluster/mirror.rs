@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::item::Item;
 use super::resource::{KINDS, Resource};
 use super::session::Said;
-use super::share::Shared;
+use crate::source::share::Shared;
 use crate::source::{Change, Place, SourceProblem};
 use crate::status::{Source, WatchSource};
 
@@ -364,7 +364,7 @@ mod tests {
 
         fn pods(&self) -> Vec<&str> {
             let pods = self.store.pods();
-            pods.map(|pod| pod.name.name.as_str()).collect()
+            pods.map(|pod| &*pod.name.name).collect()
         }
 
         fn row(&self, kind: Kind) -> WatchSource {

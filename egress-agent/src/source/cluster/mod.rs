@@ -19,7 +19,6 @@ mod item;
 mod mirror;
 mod resource;
 mod session;
-mod share;
 mod trim;
 
 use std::fmt;
@@ -45,9 +44,6 @@ const QUIET: Duration = Duration::from_millis(1);
 
 /// … unless it goes on for longer than this: of the 10 ms that a policy may take, the half.
 const BURST: Duration = Duration::from_millis(5);
-
-/// A change of so many objects leaves garbage that is worth giving back.
-const LARGE: usize = 1_000;
 
 /// Objects that wait to be taken in; beyond it the server is read more slowly.
 const BACKLOG: usize = 256;
@@ -111,7 +107,7 @@ impl ClusterSource {
                 tracing::info!(objects = change.events.len(), "every kind was seen whole");
             }
             self.last = change.standing();
-            self.large = change.events.len() >= LARGE;
+            self.large = change.events.len() >= memory::LARGE_CHANGE;
             return change;
         }
         if self.stopped {

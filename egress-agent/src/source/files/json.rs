@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 use super::yaml::{Document, Error};
@@ -34,6 +35,62 @@ pub(super) fn parse(text: &str) -> Result<Vec<Document>, Error> {
         }
     }
     Ok(documents)
+}
+
+/// A list whose items are still text: as values they would take several times as much.
+pub(super) struct List<'t> {
+    /// All of it but the items.
+    pub(super) rest: Map<String, Value>,
+    /// The items.
+    pub(super) items: Vec<&'t RawValue>,
+}
+
+/// The one value of a text, if that is a list. What does not parse is none.
+pub(super) fn list(text: &str) -> Option<List<'_>> {
+    serde_json::from_str(text).ok()
+}
+
+/// The value of an item, if it parses.
+pub(super) fn item(text: &RawValue) -> Option<Value> {
+    let item = serde_json::from_str(text.get());
+    item.ok().map(|Unique(value)| value)
+}
+
+impl<'de> Deserialize<'de> for List<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ListVisitor)
+    }
+}
+
+struct ListVisitor;
+
+impl<'de> Visitor<'de> for ListVisitor {
+    type Value = List<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of items")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<List<'de>, A::Error> {
+        let (mut rest, mut items) = (Map::new(), None);
+        while let Some(key) = access.next_key::<String>()? {
+            let twice = if key == "items" {
+                items.replace(access.next_value()?).is_some()
+            } else {
+                let Unique(value) = access.next_value()?;
+                // Of most objects the kind comes early, and the rest need not be looked at.
+                if key == "kind" && !value.as_str().is_some_and(|kind| kind.ends_with("List")) {
+                    return Err(de::Error::custom("no list"));
+                }
+                rest.insert(key, value).is_some()
+            };
+            if twice {
+                return Err(de::Error::custom("a key appears twice"));
+            }
+        }
+        let items = items.ok_or_else(|| de::Error::missing_field("items"))?;
+        Ok(List { rest, items })
+    }
 }
 
 /// Counts lines, forwards only.
@@ -136,7 +193,11 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
 mod tests {
     use serde_json::json;
 
@@ -164,6 +225,30 @@ mod tests {
         let error = parse("{\"a\": {\"x\": 1,\n\"x\": 2}}").unwrap_err();
         assert_eq!(error.line, Some(2));
         assert!(error.message.contains("\"x\""), "{error}");
+    }
+
+    #[test]
+    fn a_list_is_cut_into_its_items_and_other_texts_are_not() {
+        let text = r#" {"items": [{"a": 1}, 7], "kind": "PodList"} "#;
+        let List { rest, items } = list(text).unwrap();
+        assert_eq!(Value::Object(rest), json!({"kind": "PodList"}));
+        let items: Vec<_> = items.into_iter().map(|text| item(text).unwrap()).collect();
+        assert_eq!(items, [json!({"a": 1}), json!(7)]);
+        for other in [
+            "{}",
+            "[]",
+            r#"{"items": null}"#,
+            r#"{"items": {}}"#,
+            r#"{"items": [}"#,
+            r#"{"items": [], "items": []}"#,
+            r#"{"items": [], "kind": "List", "kind": "List"}"#,
+            r#"{"kind": "Pod", "items": []}"#,
+            r#"{"items": []} {}"#,
+        ] {
+            assert!(list(other).is_none(), "{other}");
+        }
+        let twice = list(r#"{"items": [{"a": 1, "a": 2}]}"#).unwrap();
+        assert_eq!(item(twice.items[0]), None);
     }
 
     #[test]

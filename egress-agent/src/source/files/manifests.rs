@@ -19,6 +19,7 @@ use super::walk::{Found, Listing, Stamp};
 use super::yaml::Error;
 use super::{Change, SourceProblem, lease};
 use crate::source::memory;
+use crate::source::share::Shared;
 use crate::status::{FileSource, Source, SourceState};
 
 /// Where nothing tells whether a writer is done, a text counts that did not change for this
@@ -31,9 +32,8 @@ pub(super) struct Manifests {
     state: Option<State>,
     files: BTreeMap<PathBuf, File>,
     /// Who says what of each object.
-    held: BTreeMap<Key, BTreeMap<PathBuf, Vec<Held>>>,
-    /// What was last said of each object.
-    published: BTreeMap<Key, Arc<Object>>,
+    told: BTreeMap<Key, Told>,
+    shared: Shared,
     conflicts: BTreeMap<Key, Vec<SourceProblem>>,
     /// Objects of which something else may have to be said.
     touched: BTreeSet<Key>,
@@ -44,6 +44,15 @@ pub(super) struct Manifests {
     /// Sources and problems as last published.
     reported: (Vec<Source>, Vec<SourceProblem>),
     again: bool,
+}
+
+/// What is said of one object.
+#[derive(Debug, Default)]
+struct Told {
+    /// By file, and in its order. Nearly always one.
+    held: Vec<(Arc<Path>, Held)>,
+    /// What was last said to others.
+    published: Option<Object>,
 }
 
 /// One file.
@@ -107,8 +116,8 @@ impl Manifests {
         Self {
             state,
             files: BTreeMap::new(),
-            held: BTreeMap::new(),
-            published: BTreeMap::new(),
+            told: BTreeMap::new(),
+            shared: Shared::default(),
             conflicts: BTreeMap::new(),
             touched: BTreeSet::new(),
             folders: Vec::new(),
@@ -431,23 +440,29 @@ impl Manifests {
         let Some(file) = self.files.get_mut(path) else {
             return;
         };
-        let Contents { objects, problems } = contents;
+        let Contents {
+            mut objects,
+            problems,
+        } = contents;
+        for held in &mut objects {
+            self.shared.share(&mut held.object);
+        }
+        objects.shrink_to_fit();
         file.problems = problems;
         for held in std::mem::replace(&mut file.objects, objects) {
             let key = held.object.key();
-            if let Some(by_file) = self.held.get_mut(&key) {
-                by_file.remove(path);
+            if let Some(told) = self.told.get_mut(&key) {
+                told.held.retain(|(by, _)| **by != *path);
             }
             self.touched.insert(key);
         }
+        let path: Arc<Path> = path.into();
         for held in &file.objects {
             let key = held.object.key();
-            self.held
-                .entry(key.clone())
-                .or_default()
-                .entry(path.to_owned())
-                .or_default()
-                .push(held.clone());
+            let told = self.told.entry(key.clone()).or_default();
+            let place = told.held.partition_point(|(by, _)| *by <= path);
+            told.held.reserve_exact(1);
+            told.held.insert(place, (Arc::clone(&path), held.clone()));
             self.touched.insert(key);
         }
     }
@@ -455,34 +470,32 @@ impl Manifests {
     /// What is new of one object.
     fn event(&mut self, key: Key) -> Option<Event> {
         self.conflicts.remove(&key);
-        let Some(by_file) = self.held.get(&key).filter(|by_file| !by_file.is_empty()) else {
-            self.held.remove(&key);
-            self.published.remove(&key)?;
-            return Some(Event::Deleted(key));
-        };
-        let mut different: Vec<&Arc<Object>> = Vec::new();
-        for held in by_file.values().flatten() {
+        let told = self.told.get_mut(&key)?;
+        let mut different: Vec<&Object> = Vec::new();
+        for (_, held) in &told.held {
             if !different.contains(&&held.object) {
                 different.push(&held.object);
             }
         }
         let object = match different.as_slice() {
-            [] => return None,
-            [one] => Arc::clone(one),
+            [] => {
+                self.told.remove(&key)?.published?;
+                return Some(Event::Deleted(key));
+            }
+            [one] => Object::clone(one),
             [first, others @ ..] => {
-                let problems = conflict(&key, by_file);
-                self.conflicts.insert(key.clone(), problems);
-                let merged = others.iter().fold(Object::clone(first), |merged, other| {
+                let problems = conflict(&key, &told.held);
+                self.conflicts.insert(key, problems);
+                others.iter().fold(Object::clone(first), |merged, other| {
                     merged.merge_conflict(other)
-                });
-                Arc::new(merged)
+                })
             }
         };
-        if self.published.get(&key) == Some(&object) {
+        if told.published.as_ref() == Some(&object) {
             return None;
         }
-        self.published.insert(key, Arc::clone(&object));
-        Some(Event::Applied(Arc::unwrap_or_clone(object)))
+        told.published = Some(object.clone());
+        Some(Event::Applied(object))
     }
 }
 
@@ -556,11 +569,11 @@ fn unkept(path: &Path, error: &std::io::Error) -> SourceProblem {
 }
 
 /// One report for each place, naming the others.
-fn conflict(key: &Key, by_file: &BTreeMap<PathBuf, Vec<Held>>) -> Vec<SourceProblem> {
+fn conflict(key: &Key, held: &[(Arc<Path>, Held)]) -> Vec<SourceProblem> {
     let label = format!("{} {}", key.kind, key.name);
-    let places: Vec<(&Path, usize)> = by_file
+    let places: Vec<(&Path, usize)> = held
         .iter()
-        .flat_map(|(path, all)| all.iter().map(|held| (path.as_path(), held.line)))
+        .map(|(path, held)| (&**path, held.line))
         .collect();
     let report = |(index, (path, line)): (usize, &(&Path, usize))| {
         let others: Vec<String> = places

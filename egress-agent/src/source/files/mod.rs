@@ -35,7 +35,7 @@ use tokio::sync::mpsc;
 
 use self::follow::Follower;
 use self::state::State;
-use super::{Change, SourceProblem};
+use super::{Change, SourceProblem, memory};
 
 /// Why manifests cannot be followed at all.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,8 @@ pub struct ManifestSource {
     changes: mpsc::Receiver<Change>,
     /// Sources and problems as last handed out.
     last: Change,
+    /// It was a large one.
+    large: bool,
     stopped: bool,
 }
 
@@ -95,11 +97,13 @@ impl ManifestSource {
             .spawn(follow)
             .map_err(LoadError::Thread)?;
         let last = first.standing();
+        let large = first.events.len() >= memory::LARGE_CHANGE;
         Ok((
             Self {
                 folder: root,
                 changes,
                 last,
+                large,
                 stopped: false,
             },
             first,
@@ -108,9 +112,14 @@ impl ManifestSource {
 
     /// The next change. Cancel safe: a change is handed out or stays.
     pub async fn next(&mut self) -> Change {
+        // Who asks for the next one is done with the last.
+        if std::mem::take(&mut self.large) {
+            memory::give_back();
+        }
         if let Some(change) = self.changes.recv().await {
             change.log_since(&self.last);
             self.last = change.standing();
+            self.large = change.events.len() >= memory::LARGE_CHANGE;
             return change;
         }
         if self.stopped {

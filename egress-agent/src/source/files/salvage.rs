@@ -102,11 +102,12 @@ fn content(file: &str, index: usize, text: &str) -> Content {
         "",
         format!("does not parse ({why}); {whom} is isolated and may send nothing"),
     );
-    Content::Closed(Object::Policy(policy::unreadable(
+    let policy = policy::unreadable(
         Name::new(namespace, name),
         Subject::every_pod(scope),
         vec![problem],
-    )))
+    );
+    Content::Closed(Object::Policy(policy.into()))
 }
 
 /// How many policies a broken text seems to hold.
@@ -213,7 +214,7 @@ mod tests {
                 assert!(policy.unreadable);
                 assert_eq!(policy.subject, Subject::every_pod(policy.subject.namespace));
                 let namespace = match policy.subject.namespace {
-                    SubjectNamespace::Own => policy.name.namespace.as_str(),
+                    SubjectNamespace::Own => &*policy.name.namespace,
                     SubjectNamespace::Unknown => "*",
                 };
                 format!("closed {namespace} {}", policy.name.name)

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::sync::Arc;
 
-use egress_core::object::{Object, Problem, Read, expand_list, read};
+use egress_core::object::{ListOf, Object, Problem, Read, expand_list, read};
 use serde_json::Value;
 
 use super::SourceProblem;
+use super::json;
 use super::lines;
 use super::salvage::{Content, salvage};
 use super::yaml::{self, Document, Error};
@@ -29,7 +29,7 @@ pub(super) struct Contents {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     /// The object.
-    pub(super) object: Arc<Object>,
+    pub(super) object: Object,
     /// The line it begins on, from 1.
     pub(super) line: usize,
 }
@@ -44,6 +44,9 @@ pub(super) fn whole(path: &Path, bytes: &[u8]) -> Result<Contents, Error> {
             message: "not UTF-8".to_owned(),
         }
     })?;
+    if let Some(contents) = listed(path, text) {
+        return Ok(contents.cut(path));
+    }
     let documents = yaml::parse(text)?;
     let mut contents = Contents::default();
     contents.add(path, text, 0, documents);
@@ -78,10 +81,7 @@ pub(super) fn parts(path: &Path, bytes: &[u8]) -> Contents {
                         problem,
                     ));
                 }
-                contents.objects.push(Held {
-                    object: Arc::new(object),
-                    line,
-                });
+                contents.objects.push(Held { object, line });
             }
             Content::Unknown => {}
         }
@@ -103,9 +103,74 @@ struct Pending {
     problem: Problem,
 }
 
+/// A text that is being read: its objects, and problems whose lines are found at the end.
+#[derive(Default)]
+struct Reading {
+    objects: Vec<Held>,
+    pending: Vec<Pending>,
+}
+
+impl Reading {
+    /// Reads a value of a document, which begins on `line`; `prefix` leads to it.
+    fn read(&mut self, document: usize, prefix: &str, value: &Value, line: usize) {
+        let mut report = |object: &str, problem: &Problem| {
+            if self.pending.len() <= REPORTED {
+                let field = format!("{prefix}{}", problem.field);
+                self.pending.push(Pending {
+                    document,
+                    field,
+                    object: object.to_owned(),
+                    problem: problem.clone(),
+                });
+            }
+        };
+        match read(value) {
+            Read::Object(object) => {
+                if !object.problems().is_empty() {
+                    let label = label_of(&object);
+                    object
+                        .problems()
+                        .iter()
+                        .for_each(|problem| report(&label, problem));
+                }
+                self.objects.push(Held { object, line });
+            }
+            // Of everything else in a folder of manifests there is nothing to say.
+            Read::Ignored { what } if what.ends_with("NetworkPolicy") => {
+                let problem = Problem::new(
+                    "kind",
+                    format!("{what} is not enforced; the object is ignored"),
+                );
+                report(&label_of_value(value), &problem);
+            }
+            Read::Ignored { .. } => {}
+            Read::Unusable(problem) => report(&label_of_value(value), &problem),
+        }
+    }
+}
+
+/// What a text says that is one list in JSON, of which one item at a time is a value. `None`: it is
+/// none, or does not parse as one.
+fn listed(path: &Path, text: &str) -> Option<Contents> {
+    let json = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let json::List { rest, items } = json::list(json)?;
+    let list = ListOf::of(&rest)?;
+    let before = json.bytes().take_while(u8::is_ascii_whitespace);
+    let line = 1 + before.filter(|byte| *byte == b'\n').count();
+    let mut reading = Reading::default();
+    for (index, item) in items.into_iter().enumerate() {
+        for (prefix, value) in list.item(index, json::item(item)?) {
+            reading.read(0, &prefix, &value, line);
+        }
+    }
+    let mut contents = Contents::default();
+    contents.take(path, text, 0, reading);
+    Some(contents)
+}
+
 impl Contents {
     fn add(&mut self, path: &Path, text: &str, lines_before: usize, documents: Vec<Document>) {
-        let mut pending = Vec::new();
+        let mut reading = Reading::default();
         for Document {
             index,
             value,
@@ -118,44 +183,16 @@ impl Contents {
                     .and_then(|item| item_lines.get(item))
                     .copied()
                     .unwrap_or(line);
-                let mut report = |object: &str, problem: &Problem| {
-                    if pending.len() <= REPORTED {
-                        let field = format!("{prefix}{}", problem.field);
-                        pending.push(Pending {
-                            document: index,
-                            field,
-                            object: object.to_owned(),
-                            problem: problem.clone(),
-                        });
-                    }
-                };
-                match read(&value) {
-                    Read::Object(object) => {
-                        if !object.problems().is_empty() {
-                            let label = label_of(&object);
-                            object
-                                .problems()
-                                .iter()
-                                .for_each(|problem| report(&label, problem));
-                        }
-                        self.objects.push(Held {
-                            object: Arc::new(object),
-                            line: lines_before + line,
-                        });
-                    }
-                    // Of everything else in a folder of manifests there is nothing to say.
-                    Read::Ignored { what } if what.ends_with("NetworkPolicy") => {
-                        let problem = Problem::new(
-                            "kind",
-                            format!("{what} is not enforced; the object is ignored"),
-                        );
-                        report(&label_of_value(&value), &problem);
-                    }
-                    Read::Ignored { .. } => {}
-                    Read::Unusable(problem) => report(&label_of_value(&value), &problem),
-                }
+                reading.read(index, &prefix, &value, lines_before + line);
             }
         }
+        self.take(path, text, lines_before, reading);
+    }
+
+    /// Takes over what was read of `text`.
+    fn take(&mut self, path: &Path, text: &str, lines_before: usize, reading: Reading) {
+        let Reading { objects, pending } = reading;
+        self.objects.extend(objects);
         if pending.is_empty() {
             return;
         }
@@ -258,6 +295,30 @@ mod tests {
             expected.map(|(label, line)| (label.to_owned(), line))
         );
         assert_eq!(problems(&contents), [""; 0]);
+    }
+
+    #[test]
+    fn a_list_in_json_says_the_same_item_by_item_as_whole() {
+        let items = r#"[
+            {"metadata": {"name": "a", "namespace": "x"}},
+            {"metadata": {"name": "b"}, "spec": {"policyTypes": ["Egress"], "egress": [{"to": 7}]}},
+            {"apiVersion": "v1", "kind": "List", "items": [7, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}]}
+        ]"#;
+        let list = format!(
+            "\n{{\"items\": {items}, \"kind\": \"NetworkPolicyList\", \"apiVersion\": \"networking.k8s.io/v1\"}}"
+        );
+        let one = listed(Path::new("f.json"), &list).unwrap();
+        let mut whole = Contents::default();
+        let documents = yaml::parse(&list).unwrap();
+        whole.add(Path::new("f.json"), &list, 0, documents);
+        assert_eq!(objects(&one).len(), 3);
+        assert_eq!(objects(&one), objects(&whole));
+        assert_eq!(problems(&one).len(), 2);
+        assert_eq!(problems(&one), problems(&whole));
+        // What follows, or is no list, is read another way.
+        for other in [format!("{list} {{}}"), list.replace("PolicyList", "Policy")] {
+            assert!(listed(Path::new("f.json"), &other).is_none());
+        }
     }
 
     #[test]

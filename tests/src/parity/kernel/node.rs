@@ -127,7 +127,7 @@ impl Node {
     pub(super) fn steps_to(&mut self, store: &Store, node: &str) -> Result<Vec<Step>> {
         let pods: Vec<_> = store
             .pods()
-            .filter(|pod| pod.node == node)
+            .filter(|pod| *pod.node == *node)
             .filter_map(|pod| Some((pod, Isolation::of(pod, workload::isolating(store, pod))?)))
             .collect();
         self.hooks
@@ -141,7 +141,7 @@ impl Node {
             self.hooks.insert(pod.name.clone(), hook);
             subjects.push(Subject {
                 hook: hook.into(),
-                addresses: pod.addresses.clone(),
+                addresses: pod.addresses.iter().copied().collect(),
                 isolation,
             });
         }

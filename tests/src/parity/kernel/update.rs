@@ -208,7 +208,7 @@ fn transition(
 /// Pods that can send before and after, from the same addresses.
 fn senders<'a>(old: &'a Store, new: &'a Store, node: &str) -> BTreeMap<&'a Name, &'a Pod> {
     let sends = |pod: &Pod| {
-        pod.node == node
+        *pod.node == *node
             && !pod.addresses.is_empty()
             && matches!(
                 workload::subject(pod),
@@ -242,7 +242,10 @@ fn questions<'a>(
     let (old, new) = (Oracle::new(&before.objects), Oracle::new(&after.objects));
     let mut asked = Vec::new();
     for question in &after.questions {
-        let Some(pod) = senders.get(&Name::new(&question.namespace, &question.pod)) else {
+        let Some(pod) = senders.get(&Name::new(
+            question.namespace.as_str(),
+            question.pod.as_str(),
+        )) else {
             continue;
         };
         let Some(known) = frame(question, &pod.addresses, near.next(), &[]) else {
