@@ -3,8 +3,9 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,7 +24,7 @@ pub enum Error {
     Level(#[from] ParseError),
     /// There is a log already.
     #[error("setting up the log")]
-    Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Twice(#[source] TryInitError),
 }
 
 /// kube-rs logs each failed attempt as an error without saying which or why; the sources say both,
@@ -35,13 +36,19 @@ const MUTED: &str = "kube_client::client::builder=off";
 /// `level` is `error`, `warn`, `info`, `debug` or `trace`, or such levels by module:
 /// `info,egress_agent::datapath=debug`.
 pub fn init(format: Format, level: &str) -> Result<(), Error> {
+    // Not `EnvFilter`: for names of spans, which we do not offer, it takes a regular expression engine
+    // along.
+    let levels: Targets = format!("{MUTED},{level}").parse()?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(format!("{MUTED},{level}"))?)
+        .with_max_level(LevelFilter::TRACE)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     match format {
-        Format::Text => log.try_init(),
-        Format::Json => log.json().flatten_event(true).try_init(),
+        Format::Text => log.finish().with(levels).try_init(),
+        Format::Json => {
+            let log = log.json().flatten_event(true);
+            log.finish().with(levels).try_init()
+        }
     }
     .map_err(Error::Twice)
 }
