@@ -36,6 +36,7 @@ pub struct Agent {
     child: Option<Child>,
     dir: PathBuf,
     manifests: PathBuf,
+    kubeconfig: Option<PathBuf>,
     starts: u32,
 }
 
@@ -59,6 +60,7 @@ impl Agent {
             child: None,
             dir,
             manifests,
+            kubeconfig: None,
             starts: 0,
         }
     }
@@ -81,6 +83,15 @@ impl Agent {
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("agent.sock")
+    }
+
+    /// From its next start on its objects come from the API server that a kubeconfig names, and no
+    /// longer from manifests.
+    pub fn follow(&mut self, kubeconfig: &Value) -> Result<()> {
+        let path = self.dir.join("kubeconfig");
+        fs::write(&path, kubeconfig.to_string())?;
+        self.kubeconfig = Some(path);
+        Ok(())
     }
 
     /// Starts it in `ns` and returns at once.
@@ -183,10 +194,14 @@ impl Agent {
     pub fn run_second(&self, ns: &NetNs) -> Result<Output> {
         let binary = binary()?;
         let mut command = Command::new(binary);
+        let (source, place) = match &self.kubeconfig {
+            Some(kubeconfig) => ("--kubeconfig", kubeconfig),
+            None => ("--manifests", &self.manifests),
+        };
         command
             .arg("run")
-            .arg("--manifests")
-            .arg(&self.manifests)
+            .arg(source)
+            .arg(place)
             .args(["--node-name", NODE, "--http-addr", "127.0.0.1:9811"])
             .arg("--socket")
             .arg(self.dir.join("second.sock"))
@@ -339,10 +354,14 @@ impl Agent {
 
     fn command(&self, binary: &Path, more: &[&str]) -> Command {
         let mut command = Command::new(binary);
+        let (source, place) = match &self.kubeconfig {
+            Some(kubeconfig) => ("--kubeconfig", kubeconfig),
+            None => ("--manifests", &self.manifests),
+        };
         command
             .arg("run")
-            .arg("--manifests")
-            .arg(&self.manifests)
+            .arg(source)
+            .arg(place)
             .args(["--node-name", NODE, "--http-addr", HTTP])
             .arg("--socket")
             .arg(self.socket())

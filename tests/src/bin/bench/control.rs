@@ -200,7 +200,7 @@ fn churn(report: &mut Report, world: &World, size: &str) -> Result<()> {
 
 /// User and system time of all threads there were: fields 14 and 15 of `/proc/PID/stat`, in the
 /// hundredths of a second that every architecture with BPF tells them in.
-fn processor_time(pid: u32) -> Result<Duration> {
+pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name before it may have blanks in it.
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
@@ -250,7 +250,7 @@ fn distribution(report: &mut Report, id: &str, name: &str, mut times: Vec<Durati
 }
 
 /// Starts the agent, and says how long it took to be ready.
-fn start(world: &mut World) -> Result<Duration> {
+pub(crate) fn start(world: &mut World) -> Result<Duration> {
     let begun = Instant::now();
     world.agent.launch(&world.host, &[])?;
     // Asking costs processor time, of which there is little.

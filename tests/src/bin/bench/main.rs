@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what a packet costs, as a multiple of a program that does nothing; what pods
-//! notice of it ([`node`]); what the agent itself costs ([`control`]).
+//! notice of it ([`node`]); what the agent itself costs ([`control`], [`cluster`]).
 //!
 //! Programs, tables and plans are the agent's own, opened by `egress_agent::datapath` over objects
 //! that are made in memory. Packets go through `BPF_PROG_TEST_RUN`; nothing is attached anywhere.
@@ -8,7 +8,9 @@
 
 #![expect(clippy::print_stdout, reason = "a bench is what it prints")]
 
+mod api;
 mod chart;
+mod cluster;
 mod control;
 mod driver;
 mod flood;
@@ -34,8 +36,8 @@ const USAGE: &str =
   --rounds N      how often each path is measured, between measurements of the
                   empty program; the medians are reported (default 21)
   --only TEXT     only what has this in its id, as `established-v4`, `node`
-                  (throughput through a pod's interface) or `control` (the
-                  agent itself)
+                  (throughput through a pod's interface), `control` (the
+                  agent itself) or `cluster` (its memory in a large one)
   --except TEXT   nothing that has this in its id, as `1m`; may be repeated
   --flood         instead: what other pods notice of one that sends as much as a
                   processor can and may send none of it; through real interfaces
@@ -121,6 +123,7 @@ fn bench(options: &Options) -> Result<()> {
     // These have namespaces of their own, and more than one thread.
     node::measure(&mut report)?;
     control::measure(&mut report)?;
+    cluster::measure(&mut report)?;
     if paths::are_wanted(&report) {
         kernel::enter_own_namespaces()?;
         report.stays_on(kernel::stay_on_this_cpu()?);
