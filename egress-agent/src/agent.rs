@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use egress_core::compile::{Desired, Options, Touched};
 use egress_core::object::Name;
-use egress_core::plan::Refusal;
+use egress_core::plan::{Homes, Refusal};
 use egress_core::store::{Changed, Store};
 use futures_util::future::OptionFuture;
 use tokio::net::TcpListener;
@@ -49,6 +49,10 @@ const RETRY: Duration = Duration::from_millis(500);
 /// So long after a spare table was taken, more are made and those that were made are taken over. What
 /// comes in a burst is made at once then.
 const LULL: Duration = Duration::from_millis(10);
+
+/// So long after pods of other nodes changed, or nothing but what is told of sources, that is
+/// published. Of a burst it is published once then.
+const UNHURRIED: Duration = Duration::from_millis(100);
 
 /// Where no spare table can be made, it is tried again this often.
 const NO_ROOM: Duration = Duration::from_secs(10);
@@ -132,7 +136,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         store: Store::default(),
         datapath,
         desired: Desired::default(),
-        touched: Touched::Everything,
+        touched: Touched::everything(),
+        homes: None,
         pods: BTreeMap::new(),
         found: BTreeMap::new(),
         sought: None,
@@ -149,6 +154,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         attribution,
         counters,
         observations,
+        publication: None,
         retry: false,
     };
     let told = source
@@ -200,6 +206,8 @@ struct Agent {
     desired: Desired,
     /// What of the store changed since then.
     touched: Touched,
+    /// Where the last plan left the addresses; `None` when it was not carried out whole.
+    homes: Option<Homes>,
     /// Local pods: who isolates them, as of the last look.
     pods: BTreeMap<Name, Vec<Name>>,
     /// Local pods' namespaces and interfaces, as of the last look.
@@ -224,6 +232,8 @@ struct Agent {
     attribution: watch::Sender<Arc<Attribution>>,
     counters: Arc<Counters>,
     observations: Arc<Observations>,
+    /// When what was not published yet is.
+    publication: Option<tokio::time::Instant>,
     /// Something did not work that may work the next time.
     retry: bool,
 }
@@ -280,6 +290,7 @@ impl Agent {
                     self.reconcile(Instant::now());
                 }
                 () = at(self.next_answer()) => self.answer_plugins(),
+                () = at(self.publication) => self.publish(),
                 () = at(room) => {
                     room = (!self.prepare()).then(|| tokio::time::Instant::now() + NO_ROOM);
                 }
@@ -303,7 +314,7 @@ impl Agent {
         } else if changed {
             self.objects_changed(seen);
         } else {
-            self.publish();
+            self.publish_soon();
         }
     }
 
@@ -317,7 +328,8 @@ impl Agent {
         } = change;
         let mut changed = false;
         for event in events {
-            self.touched.note(&self.store, &event);
+            let node = &self.settings.options.node;
+            self.touched.note(&self.store, &event, node);
             changed |= self.store.apply(event) == Changed::Yes;
         }
         self.sources = sources;

@@ -281,16 +281,14 @@ impl<'a> Compiled<'a> {
             store,
             &subjects,
             &options,
-            &Desired::default(),
-            &Touched::Everything,
+            Desired::default(),
+            &Touched::everything(),
         );
         // Endpoints are given to `decide` by value: there may be more than a node has slots.
-        let rules = Desired {
-            endpoints: BTreeMap::new(),
-            ..desired.clone()
-        };
+        let mut rules = desired.clone();
+        rules.endpoints.clear();
         let mut image = Image::default();
-        for step in plan(&image.clone(), &rules, &Limits::UNLIMITED).steps {
+        for step in plan(&image.clone(), &rules, &Limits::UNLIMITED, None).steps {
             image.apply(&step);
         }
         Self {

@@ -12,7 +12,7 @@ use zerocopy::network_endian::U16;
 use crate::object::{Name, Pod};
 use crate::policy::{Block, Egress, Peer, Peers, Policy, Ports, Rule};
 use crate::ports::PortSet;
-use crate::ruleset::{Ruleset, RulesetKey, digest};
+use crate::ruleset::{Ruleset, RulesetKey};
 use crate::service::{self, Frontend};
 use crate::store::Store;
 use crate::workload::{self, SubjectKind};
@@ -20,9 +20,8 @@ use crate::workload::{self, SubjectKind};
 mod classes;
 mod touched;
 
-use self::classes::Classes;
 pub use self::classes::Classified;
-pub use self::touched::Touched;
+pub use self::touched::{Addresses, Touched};
 
 /// Whose packets are judged.
 #[derive(Clone, Debug)]
@@ -82,10 +81,22 @@ pub struct Desired {
     pub columns: Vec<Column>,
     /// The class of each pod address.
     pub peers: Classified,
+    /// The addresses whose class may be another one than the compilation before this one said.
+    pub moved: Addresses,
+    /// All else is as the compilation before this one said.
+    pub only_moved: bool,
     /// Service frontends, each with the rulesets that allow it.
     pub frontends: BTreeMap<FrontendKey, BTreeSet<RulesetKey>>,
     /// Frontends some of whose backends are allowed and some denied: denied as a whole (S84).
     pub mixed: BTreeMap<FrontendKey, Mixed>,
+    /// The frontends of which rulesets may say something else than in the compilation before this one.
+    pub judged_anew: BTreeSet<FrontendKey>,
+    /// The rulesets that differ from one without own frontends (S85) in these alone.
+    variants: BTreeMap<RulesetKey, Vec<RulesetKey>>,
+    /// What was judged.
+    judged: BTreeMap<FrontendKey, Frontend>,
+    /// What stands behind it.
+    backends: BTreeSet<IpAddr>,
 }
 
 /// A frontend that is denied because its backends differ.
@@ -129,24 +140,22 @@ struct Ruled<'a> {
     rules: Option<(BTreeMap<[u8; 32], &'a Rule>, RulesetKey)>,
 }
 
-/// Compiles. Rulesets of `previous` with the same content are taken over instead of being built
-/// again; so are the classes of addresses that were not touched since `previous` was compiled of
-/// this store.
+/// Compiles. Of `previous`, what the last compilation of this store said, is taken over instead of being
+/// made again: rulesets with the same content, the classes of addresses that were not touched since, and
+/// verdicts of rulesets that were there on frontends behind which nothing is another.
 pub fn compile(
     store: &Store,
     subjects: &[Subject<'_>],
     options: &Options,
-    previous: &Desired,
+    mut previous: Desired,
     touched: &Touched,
 ) -> Desired {
-    let node_rule = own_node_rule(store, options).map(|rule| (digest(&rule), rule));
-    let node_rule = node_rule.as_ref().map(|(digest, rule)| (*digest, rule));
-    let mut digests = Digests::new();
+    let node_rule = own_node_rule(store, options);
     let ruled: Vec<Ruled<'_>> = subjects
         .iter()
         .map(|subject| Ruled {
             subject,
-            rules: rules_of(&subject.isolation, node_rule, &mut digests),
+            rules: rules_of(&subject.isolation, node_rule.as_ref()),
         })
         .collect();
 
@@ -161,13 +170,15 @@ pub fn compile(
         });
     }
 
-    let classes = Classes::of(store, &bases, &previous.peers, touched);
+    let mut peers = std::mem::take(&mut previous.peers);
+    let moved = peers.ask(store, &bases, &touched.addresses);
+    let columns = peers.columns(0);
     let frontends = service::frontends(store, &options.node);
     let judge = Judge {
         bases: &bases,
-        classes: &classes,
+        peers: &peers,
+        columns: &columns,
     };
-    let judged = judge_frontends(&frontends, &bases, &judge);
     let mut behind: BTreeMap<IpAddr, Vec<usize>> = BTreeMap::new();
     for (index, frontend) in frontends.iter().enumerate() {
         for backend in &frontend.backends {
@@ -220,48 +231,92 @@ pub fn compile(
         }
     }
 
-    let mut of_base: BTreeMap<RulesetKey, Vec<RulesetKey>> = BTreeMap::new();
     for (key, (base, _)) in &finals {
-        of_base.entry(*base).or_default().push(*key);
+        desired.variants.entry(*base).or_default().push(*key);
     }
-    desired.columns = classes
-        .columns
-        .iter()
-        .map(|by_base| {
-            let columns = by_base.iter().flat_map(|(base, ports)| {
-                let keys = of_base.get(base).into_iter().flatten();
-                keys.map(move |key| (*key, ports.clone()))
-            });
-            columns.collect()
-        })
-        .collect();
-
-    for (frontend, by_base) in frontends.iter().zip(&judged) {
-        let key = frontend_key(frontend);
-        let with = |wanted: Judgement| {
-            finals
-                .iter()
-                .filter(move |(_, (base, own))| {
-                    let judgement = by_base.get(base).copied().unwrap_or(Judgement::Denied);
-                    let judgement = if own.contains(&key) {
-                        Judgement::Allowed
-                    } else {
-                        judgement
-                    };
-                    judgement == wanted
-                })
-                .map(|(ruleset, _)| *ruleset)
-                .collect::<BTreeSet<_>>()
-        };
-        let rulesets = with(Judgement::Mixed);
-        if !rulesets.is_empty() {
-            let service = frontend.service.clone();
+    let gone = previous.rulesets.keys();
+    let gone: Vec<&RulesetKey> = gone.filter(|key| !finals.contains_key(key)).collect();
+    let (all, new): (Vec<_>, Vec<_>) = (
+        finals.iter().collect(),
+        finals
+            .iter()
+            .filter(|(key, _)| !previous.rulesets.contains_key(key))
+            .collect(),
+    );
+    for frontend in frontends {
+        let key = frontend_key(&frontend);
+        let (mut allowed, mut mixed) = (BTreeSet::new(), BTreeSet::new());
+        let known = previous.judged.get(&key) == Some(&frontend) && !moved.any_behind(&frontend);
+        if known {
+            allowed = previous.frontends.remove(&key).unwrap_or_default();
+            mixed = previous.mixed.remove(&key).map_or(mixed, |m| m.rulesets);
+            for ruleset in &gone {
+                allowed.remove(*ruleset);
+                mixed.remove(*ruleset);
+            }
+        } else {
+            desired.judged_anew.insert(key);
+        }
+        for (ruleset, (base, own)) in if known { &new } else { &all } {
+            let judgement = if own.contains(&key) {
+                Judgement::Allowed
+            } else {
+                judge.frontend(*base, &frontend, &BTreeSet::new())
+            };
+            match judgement {
+                Judgement::Allowed => allowed.insert(**ruleset),
+                Judgement::Mixed => mixed.insert(**ruleset),
+                Judgement::Denied => false,
+            };
+        }
+        if !mixed.is_empty() {
+            let (service, rulesets) = (frontend.service.clone(), mixed);
             desired.mixed.insert(key, Mixed { service, rulesets });
         }
-        desired.frontends.insert(key, with(Judgement::Allowed));
+        desired.frontends.insert(key, allowed);
+        desired.judged.insert(key, frontend);
     }
-    desired.peers = classes.peers;
+    desired.add_columns(columns);
+    desired.backends = behind.into_keys().collect();
+    desired.moved = moved;
+    desired.peers = peers;
     desired
+}
+
+impl Desired {
+    /// Follows a change that touched nothing but addresses of pods: what [`compile`] would say of the same
+    /// subjects now. Says false, and changes nothing, where more may follow from it.
+    pub fn follow(&mut self, store: &Store, touched: &Touched) -> bool {
+        let Touched {
+            addresses,
+            more,
+            node: _,
+        } = touched;
+        let served = match addresses {
+            Addresses::Only(addresses) => !addresses.is_disjoint(&self.backends),
+            Addresses::All => true,
+        };
+        if *more || served || !self.peers.ask_again(store, addresses) {
+            return false;
+        }
+        self.add_columns(self.peers.columns(self.columns.len()));
+        self.moved = addresses.clone();
+        self.only_moved = true;
+        self.judged_anew.clear();
+        true
+    }
+
+    /// Adds columns by ruleset without own frontends.
+    fn add_columns(&mut self, columns: Vec<Column>) {
+        let variants = &self.variants;
+        self.columns.extend(columns.into_iter().map(|column| {
+            let rulesets = column.into_iter().flat_map(|(base, ports)| {
+                let variants = variants.get(&base).into_iter().flatten();
+                variants.map(move |ruleset| (*ruleset, ports.clone()))
+            });
+            rulesets.collect()
+        }));
+    }
 }
 
 /// Key of an address in PEERS and elsewhere.
@@ -283,29 +338,20 @@ pub fn frontend_key(frontend: &Frontend) -> FrontendKey {
     }
 }
 
-/// The digests of a policy's rules, in their order.
-type Digests<'a> = BTreeMap<&'a Name, Vec<[u8; 32]>>;
-
 /// The distinct rules of policies, and their key.
 fn rules_of<'a>(
     isolation: &Isolation<'a>,
-    node_rule: Option<([u8; 32], &'a Rule)>,
-    digests: &mut Digests<'a>,
+    node_rule: Option<&'a Rule>,
 ) -> Option<(BTreeMap<[u8; 32], &'a Rule>, RulesetKey)> {
     let Isolation::Policies(policies) = isolation else {
         return None;
     };
-    let mut distinct: BTreeMap<[u8; 32], &Rule> = node_rule.into_iter().collect();
-    for policy in policies {
-        let rules = match &policy.egress {
-            Egress::Isolated(rules) => rules.as_slice(),
-            Egress::NotMentioned => &[],
-        };
-        let digests = digests
-            .entry(&policy.name)
-            .or_insert_with(|| rules.iter().map(digest).collect());
-        distinct.extend(digests.iter().copied().zip(rules));
-    }
+    let rules = policies.iter().flat_map(|policy| match &policy.egress {
+        Egress::Isolated(rules) => rules.as_slice(),
+        Egress::NotMentioned => &[],
+    });
+    let rules = node_rule.into_iter().chain(rules);
+    let distinct: BTreeMap<[u8; 32], &Rule> = rules.map(|rule| (rule.digest(), rule)).collect();
     let key = RulesetKey::of(&distinct, &BTreeSet::new());
     Some((distinct, key))
 }
@@ -315,20 +361,13 @@ fn own_node_rule(store: &Store, options: &Options) -> Option<Rule> {
     let node = store
         .node(&options.node)
         .filter(|_| options.allow_own_node)?;
-    Some(Rule {
-        to: Peers::Only(
-            node.addresses
-                .iter()
-                .map(|address| {
-                    Peer::Block(Block {
-                        net: (*address).into(),
-                        except: BTreeSet::new(),
-                    })
-                })
-                .collect(),
-        ),
-        ports: Ports::Any,
-    })
+    let peers = node.addresses.iter().map(|address| {
+        Peer::Block(Block {
+            net: (*address).into(),
+            except: BTreeSet::new(),
+        })
+    });
+    Some(Rule::new(Peers::Only(peers.collect()), Ports::Any))
 }
 
 /// Of a frontend (S84).
@@ -342,12 +381,14 @@ enum Judgement {
 /// Judges a destination before there are tables.
 struct Judge<'a> {
     bases: &'a BTreeMap<RulesetKey, Arc<Ruleset>>,
-    classes: &'a Classes,
+    peers: &'a Classified,
+    columns: &'a [Column],
 }
 
 impl Judge<'_> {
     fn allows(&self, base: RulesetKey, address: IpAddr, protocol: u8, port: u16) -> bool {
-        let by_class = self.classes.ports(address, base);
+        let class = self.peers.class(address);
+        let by_class = class.and_then(|class| self.columns.get(class)?.get(&base));
         by_class.is_some_and(|ports| ports.contains(protocol, port))
             || self.bases.get(&base).is_some_and(|ruleset| {
                 ruleset
@@ -378,23 +419,6 @@ impl Judge<'_> {
             (false, _) => Judgement::Denied,
         }
     }
-}
-
-fn judge_frontends(
-    frontends: &[Frontend],
-    bases: &BTreeMap<RulesetKey, Arc<Ruleset>>,
-    judge: &Judge<'_>,
-) -> Vec<BTreeMap<RulesetKey, Judgement>> {
-    let none = BTreeSet::new();
-    frontends
-        .iter()
-        .map(|frontend| {
-            bases
-                .keys()
-                .map(|base| (*base, judge.frontend(*base, frontend, &none)))
-                .collect()
-        })
-        .collect()
 }
 
 #[cfg(test)]

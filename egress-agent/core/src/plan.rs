@@ -26,7 +26,7 @@ use egress_common::abi::{
 use egress_common::tables::Tables as _;
 use zerocopy::network_endian::{U16, U32};
 
-use crate::compile::{Desired, DesiredEndpoint, EndpointRules, address as address_key};
+use crate::compile::{Addresses, Desired, DesiredEndpoint, EndpointRules, address as address_key};
 use crate::image::{Image, Placed, Step, ip};
 use crate::ports::PortSet;
 use crate::ruleset::{Ruleset, RulesetKey};
@@ -75,7 +75,14 @@ pub struct Plan {
     pub refused: Vec<Refusal>,
     /// Slot of each ruleset that is wanted and fits.
     pub rulesets: BTreeMap<RulesetKey, u32>,
+    /// Where the addresses are when all steps are taken; `None` where something is refused.
+    pub homes: Option<Homes>,
 }
+
+/// The class in the tables of each class of a [`Desired`]: every address of the one is in the other, none of
+/// any other address. `None`: not in PEERS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Homes(Vec<Option<u32>>);
 
 /// Something that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,8 +98,11 @@ pub struct Refusal {
     pub capacity: usize,
 }
 
-/// Plans. `have` is what the tables say now.
-pub fn plan(have: &Image, want: &Desired, limits: &Limits) -> Plan {
+/// Plans. `have` is what the tables say now. Where every step of the last plan was taken, `homes` is what
+/// that plan says, and `want` was compiled of what the last plan wanted, so that only the addresses that
+/// moved since need to be looked at.
+pub fn plan(have: &Image, want: &Desired, limits: &Limits, homes: Option<&Homes>) -> Plan {
+    let standing = Standing::of(have, want, homes);
     let mut refused: BTreeMap<RulesetKey, Refusal> = BTreeMap::new();
     for (key, ruleset) in &want.rulesets {
         let need = ruleset.trie.v4().len().max(ruleset.trie.v6().len());
@@ -109,15 +119,16 @@ pub fn plan(have: &Image, want: &Desired, limits: &Limits) -> Plan {
         }
     }
     loop {
-        let draft = Draft::new(have, want, &refused, limits);
+        let draft = Draft::new(have, want, &standing, &refused, limits);
         let overflow = draft.overflow(limits);
-        let (steps, rulesets) = (draft.steps, draft.slots);
+        let (steps, rulesets, homes) = (draft.steps, draft.slots, draft.homes);
         match overflow {
             None => {
                 return Plan {
                     steps,
-                    refused: refused.into_values().collect(),
                     rulesets,
+                    homes: refused.is_empty().then_some(homes),
+                    refused: refused.into_values().collect(),
                 };
             }
             Some((overflow, Some(ruleset))) => {
@@ -305,11 +316,13 @@ struct Draft<'a> {
     have: &'a Image,
     want: &'a Desired,
     refused: &'a BTreeMap<RulesetKey, Refusal>,
-    steps: Vec<Step>,
     /// Where addresses are and where they should be.
-    groups: BTreeSet<Group>,
+    standing: &'a Standing,
+    steps: Vec<Step>,
     /// The classes that addresses are in at the end.
     used: BTreeSet<u32>,
+    /// Where the addresses of each wanted class are at the end.
+    homes: Homes,
     /// Wanted rulesets that fit.
     slots: BTreeMap<RulesetKey, u32>,
     /// Of [`Draft::slots`], those that are built by this plan.
@@ -377,6 +390,7 @@ impl<'a> Draft<'a> {
     fn new(
         have: &'a Image,
         want: &'a Desired,
+        standing: &'a Standing,
         refused: &'a BTreeMap<RulesetKey, Refusal>,
         limits: &Limits,
     ) -> Self {
@@ -384,9 +398,10 @@ impl<'a> Draft<'a> {
             have,
             want,
             refused,
+            standing,
             steps: Vec::new(),
-            groups: groups(have, want),
             used: BTreeSet::new(),
+            homes: Homes(Vec::new()),
             slots: BTreeMap::new(),
             new: BTreeSet::new(),
             frozen: BTreeSet::new(),
@@ -410,13 +425,21 @@ impl<'a> Draft<'a> {
         draft.place_rulesets(limits);
         let built = draft.build_rulesets();
         let (class_entries, moves, settles, peers_changed) = draft.move_peers();
-        let (frontend_entries, frontend_moves, frontend_settles) = draft.move_frontends();
+        let (frontend_entries, frontend_moves, frontend_settles) = if standing.only_moved {
+            (Vec::new(), Vec::new(), Vec::new())
+        } else {
+            draft.move_frontends()
+        };
         let EndpointWrites {
             opens,
             early,
             flips,
             closes,
-        } = draft.flip(limits);
+        } = if standing.only_moved {
+            EndpointWrites::default()
+        } else {
+            draft.flip(limits)
+        };
 
         // Prepare.
         let generation = have.config.generation.get().wrapping_add(1);
@@ -459,6 +482,11 @@ impl<'a> Draft<'a> {
 
     /// Which rulesets stay, come and go.
     fn place_rulesets(&mut self, limits: &Limits) {
+        let mut users: BTreeMap<u32, Vec<(u64, &Endpoint)>> = BTreeMap::new();
+        for (hook, endpoint) in &self.have.endpoints {
+            let slot = endpoint.ruleset.get();
+            users.entry(slot).or_default().push((*hook, endpoint));
+        }
         let placed: BTreeMap<RulesetKey, u32> = self
             .have
             .rulesets
@@ -475,7 +503,7 @@ impl<'a> Draft<'a> {
             .filter(|key| !self.refused.contains_key(key))
         {
             if let Some(slot) = placed.get(key)
-                && !self.torn(*slot, key)
+                && !self.torn(*slot, key, users.get(slot).into_iter().flatten())
             {
                 self.slots.insert(*key, *slot);
                 continue;
@@ -526,14 +554,14 @@ impl<'a> Draft<'a> {
     /// Whether a ruleset that stays must be built anew all the same: an endpoint leaves it while what
     /// it says of some address changes. Until it left, that endpoint must see what the ruleset said;
     /// those that stay must not see it any more.
-    fn torn(&self, slot: u32, key: &RulesetKey) -> bool {
+    fn torn<'e>(
+        &self,
+        slot: u32,
+        key: &RulesetKey,
+        users: impl Iterator<Item = &'e (u64, &'e Endpoint)>,
+    ) -> bool {
         let mut left = false;
-        for (hook, had) in self
-            .have
-            .endpoints
-            .iter()
-            .filter(|(_, had)| had.ruleset.get() == slot)
-        {
+        for (hook, had) in users {
             let Some(desired) = self.want.endpoints.get(hook) else {
                 continue;
             };
@@ -564,7 +592,8 @@ impl<'a> Draft<'a> {
                 .and_then(|class| self.have.port_set(self.have.class_ports(slot, class)?))
                 .unwrap_or(Cow::Borrowed(&nothing))
         };
-        self.groups
+        self.standing
+            .groups
             .iter()
             .any(|(class, column)| *wanted(*column) != *now(*class))
     }
@@ -618,45 +647,33 @@ impl<'a> Draft<'a> {
         }
 
         // Which addresses are in a group is asked only of those that move.
-        let groups = std::mem::take(&mut self.groups);
+        let groups = &self.standing.groups;
 
         let empty = Column::new();
-        let mut assigned: BTreeMap<Column, u32> = BTreeMap::new();
+        let mut assigned: BTreeMap<Cow<'_, Column>, u32> = BTreeMap::new();
         let mut extended: BTreeMap<u32, Column> = BTreeMap::new();
         let mut next_class = self.have.next.class;
         let mut entries = Vec::new();
         let mut moves = Vec::new();
         let mut settles = Vec::new();
         let mut changed = false;
-        let mut finals: BTreeMap<Column, u32> = BTreeMap::new();
-
-        let transitional =
-            |old_class: Option<u32>, new: Option<usize>, draft: &Self| -> (Column, Column) {
-                let old = old_class
-                    .and_then(|class| draft.have.classes.get(&class))
-                    .unwrap_or(&empty);
-                let fresh = new.and_then(|index| wanted.get(index)).unwrap_or(&empty);
-                let mut lasting: Column = fresh.clone();
-                lasting.extend(old.iter().filter(|(slot, _)| draft.frozen.contains(slot)));
-                let mut column = lasting.clone();
-                column.extend(old.iter().filter(|(slot, _)| draft.dying.contains(slot)));
-                (column, lasting)
-            };
+        let mut finals: BTreeMap<Cow<'_, Column>, u32> = BTreeMap::new();
+        let fresh = |(_, new): &Group| new.and_then(|index| wanted.get(index)).unwrap_or(&empty);
 
         // First those that can stay where they are, so that nobody else takes their class.
         let mut homes: BTreeMap<Group, Option<u32>> = BTreeMap::new();
-        for group in &groups {
-            let (Some(class), new) = *group else { continue };
-            let (column, _) = transitional(Some(class), new, self);
+        for group in groups {
+            let Some(class) = group.0 else { continue };
+            let (column, _) = self.transitional(group.0, fresh(group));
             if column.is_empty() {
                 continue;
             }
             let (now, later) = self.split(&column);
-            if self.have.classes.get(&class).unwrap_or(&empty) == &now
+            if self.have.classes.get(&class).unwrap_or(&empty) == &*now
                 && extended.get(&class).is_none_or(|taken| *taken == later)
             {
                 extended.insert(class, later);
-                assigned.insert(column, class);
+                assigned.insert(column.clone(), class);
                 homes.insert(*group, Some(class));
             }
         }
@@ -666,11 +683,11 @@ impl<'a> Draft<'a> {
                 vacant.insert(column, *class);
             }
         }
-        for group in &groups {
+        for group in groups {
             if homes.contains_key(group) {
                 continue;
             }
-            let (column, _) = transitional(group.0, group.1, self);
+            let (column, _) = self.transitional(group.0, fresh(group));
             if column.is_empty() {
                 homes.insert(*group, None);
                 continue;
@@ -679,14 +696,14 @@ impl<'a> Draft<'a> {
                 *class
             } else {
                 let (now, later) = self.split(&column);
-                if let Some(class) = vacant.remove(&now) {
+                if let Some(class) = vacant.remove(&*now) {
                     extended.insert(class, later);
-                    assigned.insert(column, class);
+                    assigned.insert(column.clone(), class);
                     class
                 } else {
                     let class = next_class;
                     next_class += 1;
-                    for (ruleset, ports) in &now {
+                    for (ruleset, ports) in &*now {
                         entries.push(Step::SetClass {
                             class,
                             ruleset: *ruleset,
@@ -695,7 +712,7 @@ impl<'a> Draft<'a> {
                     }
                     self.peak.classes += now.len();
                     extended.insert(class, later);
-                    assigned.insert(column, class);
+                    assigned.insert(column.clone(), class);
                     class
                 }
             };
@@ -715,10 +732,10 @@ impl<'a> Draft<'a> {
 
         // What happens to the addresses of a group: in the move, and when they settle.
         let mut fates: BTreeMap<Group, (Option<Fate>, Option<Fate>)> = BTreeMap::new();
-        for group in &groups {
-            let (old_class, new) = *group;
+        for group in groups {
+            let old_class = group.0;
             let home = homes.get(group).copied().flatten();
-            let (_, lasting) = transitional(old_class, new, self);
+            let (_, lasting) = self.transitional(old_class, fresh(group));
             let mut fate = (None, None);
             if home != old_class {
                 changed |= self.may_lose(old_class, &lasting);
@@ -737,27 +754,61 @@ impl<'a> Draft<'a> {
                 fates.insert(*group, fate);
             }
         }
-        if !fates.is_empty() {
-            let mut arriving = 0;
-            for (group, address) in standing(self.have, self.want) {
-                let Some((moving, settling)) = fates.get(&group) else {
-                    continue;
-                };
-                moves.extend(moving.map(|fate| fate.step(address)));
-                settles.extend(settling.map(|fate| fate.step(address)));
-                arriving += usize::from(group.0.is_none() && moving.is_some());
+        let mut arriving = 0;
+        let mut meet = |(group, address): (Group, Address)| {
+            let Some((moving, settling)) = fates.get(&group) else {
+                return;
+            };
+            moves.extend(moving.map(|fate| fate.step(address)));
+            settles.extend(settling.map(|fate| fate.step(address)));
+            arriving += usize::from(group.0.is_none() && moving.is_some());
+        };
+        match &self.standing.moved {
+            Some(moved) if self.standing.resting.iter().all(|g| !fates.contains_key(g)) => {
+                moved.iter().copied().for_each(&mut meet);
             }
-            self.peak.peers += arriving;
+            Some(_) | None if fates.is_empty() => {}
+            Some(_) | None => everybody(self.have, self.want).for_each(&mut meet),
         }
+        self.peak.peers += arriving;
+        self.homes = Homes(
+            wanted
+                .iter()
+                .map(|column| finals.get(column).copied())
+                .collect(),
+        );
         (entries, moves, settles, changed)
+    }
+
+    /// The column of addresses that leave a class for a `fresh` column: until the endpoints are flipped, and
+    /// from then on.
+    fn transitional<'w>(
+        &self,
+        old_class: Option<u32>,
+        fresh: &'w Column,
+    ) -> (Cow<'w, Column>, Cow<'w, Column>) {
+        if self.frozen.is_empty() && self.dying.is_empty() {
+            return (Cow::Borrowed(fresh), Cow::Borrowed(fresh));
+        }
+        let old = old_class.and_then(|class| self.have.classes.get(&class));
+        let old = || old.into_iter().flatten();
+        let mut lasting = fresh.clone();
+        lasting.extend(old().filter(|(slot, _)| self.frozen.contains(slot)));
+        let mut column = lasting.clone();
+        column.extend(old().filter(|(slot, _)| self.dying.contains(slot)));
+        (Cow::Owned(column), Cow::Owned(lasting))
     }
 
     /// A column's part that packets can reach now, and the part of rulesets that are built by this
     /// plan.
-    fn split(&self, column: &Column) -> (Column, Column) {
-        column
+    fn split<'c>(&self, column: &'c Column) -> (Cow<'c, Column>, Column) {
+        if self.new.is_empty() {
+            return (Cow::Borrowed(column), Column::new());
+        }
+        let (now, later) = column
             .iter()
-            .partition(|(slot, _)| !self.new.contains(slot))
+            .partition(|(slot, _)| !self.new.contains(slot));
+        (Cow::Owned(now), later)
     }
 
     /// Whether an endpoint that keeps its ruleset may now be denied what it was allowed.
@@ -780,9 +831,30 @@ impl<'a> Draft<'a> {
             .chain(self.want.frontends.keys())
             .collect();
         let leaving: Vec<u32> = self.dying.iter().chain(&self.frozen).copied().collect();
+        let slots = self.slots.iter();
+        let mut coming: Vec<(u32, RulesetKey)> = slots
+            .filter(|(_, slot)| self.new.contains(slot))
+            .map(|(ruleset, slot)| (*slot, *ruleset))
+            .collect();
+        coming.sort_unstable();
         for key in keys {
             let had = self.have.frontends.get(key).copied();
             let wanted = self.want.frontends.get(key);
+            if let (Some(id), Some(rulesets)) = (had, wanted)
+                && self.standing.settled
+                && !self.want.judged_anew.contains(key)
+            {
+                // The last plan left it as it is wanted; only what comes has not said anything of it yet.
+                for (ruleset, _) in coming.iter().filter(|(_, key)| rulesets.contains(key)) {
+                    entries.push(Step::AllowFrontend {
+                        frontend: id,
+                        ruleset: *ruleset,
+                    });
+                    self.share.entry(*ruleset).or_default().frontend_rulesets += 1;
+                    self.peak.frontend_rulesets += 1;
+                }
+                continue;
+            }
             if wanted.is_none() && leaving.is_empty() {
                 moves.push(Step::RemoveFrontend { key: *key });
                 continue;
@@ -918,13 +990,14 @@ impl<'a> Draft<'a> {
 
     /// Deletes what nothing refers to after the steps so far.
     fn release(&mut self) {
+        if !self.standing.only_moved {
+            self.disallow();
+        }
         // Addresses are most of an image, and where they are at the end is known.
         let mut after = Image {
             ports: self.have.ports.clone(),
             rulesets: self.have.rulesets.clone(),
             classes: self.have.classes.clone(),
-            frontends: self.have.frontends.clone(),
-            frontend_rulesets: self.have.frontend_rulesets.clone(),
             ..Image::default()
         };
         for step in &self.steps {
@@ -935,17 +1008,6 @@ impl<'a> Draft<'a> {
                 if !self.used.contains(class) || self.dying.contains(ruleset) {
                     self.steps.push(Step::UnsetClass {
                         class: *class,
-                        ruleset: *ruleset,
-                    });
-                }
-            }
-        }
-        let used: BTreeSet<u32> = after.frontends.values().copied().collect();
-        for (frontend, rulesets) in &after.frontend_rulesets {
-            for ruleset in rulesets {
-                if !used.contains(frontend) || self.dying.contains(ruleset) {
-                    self.steps.push(Step::DisallowFrontend {
-                        frontend: *frontend,
                         ruleset: *ruleset,
                     });
                 }
@@ -983,6 +1045,34 @@ impl<'a> Draft<'a> {
                     set: set.clone(),
                 });
             }
+        }
+    }
+
+    /// Deletes what is said of frontends that nothing refers to after the steps so far, or by rulesets that
+    /// are left.
+    fn disallow(&mut self) {
+        // What is said of frontends may be much, and little of it changes.
+        let mut after = Image {
+            frontends: self.have.frontends.clone(),
+            ..Image::default()
+        };
+        for step in &self.steps {
+            after.apply(step);
+        }
+        let used: BTreeSet<u32> = after.frontends.values().copied().collect();
+        let mut over: BTreeSet<(u32, u32)> = BTreeSet::new();
+        let said = self.have.frontend_rulesets.iter();
+        for (frontend, rulesets) in said.chain(&after.frontend_rulesets) {
+            if used.contains(frontend) {
+                let dying = self.dying.iter().filter(|slot| rulesets.contains(slot));
+                over.extend(dying.map(|slot| (*frontend, *slot)));
+            } else {
+                over.extend(rulesets.iter().map(|slot| (*frontend, *slot)));
+            }
+        }
+        for (frontend, ruleset) in over {
+            self.steps
+                .push(Step::DisallowFrontend { frontend, ruleset });
         }
     }
 
@@ -1081,26 +1171,94 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The groups that addresses are in. Few, and most addresses are in one of the last ones.
-fn groups(have: &Image, want: &Desired) -> BTreeSet<Group> {
-    const RECENT: usize = 256;
-    let mut recent = [None; RECENT];
-    let mut groups = BTreeSet::new();
-    for (group, _) in standing(have, want) {
-        let place = group.1.map_or(0, |column| column % RECENT);
-        let seen = recent.get_mut(place);
-        if seen.as_deref() != Some(&Some(group)) {
-            groups.insert(group);
-            if let Some(seen) = seen {
-                *seen = Some(group);
+/// Where addresses are, and where they should be.
+struct Standing {
+    /// Every group that some address is in. Few.
+    groups: BTreeSet<Group>,
+    /// Those that others are in than `moved`.
+    resting: BTreeSet<Group>,
+    /// The addresses whose group may be another one than after the last plan, in order. `None`: any may.
+    moved: Option<Vec<(Group, Address)>>,
+    /// The last plan was carried out whole.
+    settled: bool,
+    /// Nothing else is another than it was then.
+    only_moved: bool,
+}
+
+impl Standing {
+    fn of(have: &Image, want: &Desired, homes: Option<&Homes>) -> Self {
+        let standing = match (homes, &want.moved) {
+            (Some(homes), Addresses::Only(moved)) => Self::since(have, want, homes, moved),
+            (Some(_), Addresses::All) | (None, _) => Self {
+                settled: homes.is_some(),
+                ..Self::of_everybody(have, want)
+            },
+        };
+        debug_assert_eq!(
+            standing.groups,
+            Self::of_everybody(have, want).groups,
+            "what the tables say is not what the last plan left"
+        );
+        standing
+    }
+
+    /// Looks at the addresses that moved alone: where the others are was known after the last plan.
+    fn since(have: &Image, want: &Desired, Homes(homes): &Homes, moved: &BTreeSet<IpAddr>) -> Self {
+        let mut members: Vec<usize> = want.peers.members().collect();
+        let mut groups = Vec::new();
+        for ip in moved {
+            let address = address_key(*ip);
+            let column = want.peers.class(*ip);
+            if let Some(members) = column.and_then(|column| members.get_mut(column)) {
+                *members -= 1;
+            }
+            let group = (have.peers.get(&address).copied(), column);
+            if group != (None, None) {
+                groups.push((group, address));
             }
         }
+        let resting: BTreeSet<Group> = (0..)
+            .zip(members)
+            .filter(|(_, members)| *members > 0)
+            .map(|(column, _)| (homes.get(column).copied().flatten(), Some(column)))
+            .collect();
+        let all = resting.iter().chain(groups.iter().map(|(group, _)| group));
+        Self {
+            groups: all.copied().collect(),
+            resting,
+            moved: Some(groups),
+            settled: true,
+            only_moved: want.only_moved,
+        }
     }
-    groups
+
+    fn of_everybody(have: &Image, want: &Desired) -> Self {
+        // Most addresses are in one of the last groups.
+        const RECENT: usize = 256;
+        let mut recent = [None; RECENT];
+        let mut groups = BTreeSet::new();
+        for (group, _) in everybody(have, want) {
+            let place = group.1.map_or(0, |column| column % RECENT);
+            let seen = recent.get_mut(place);
+            if seen.as_deref() != Some(&Some(group)) {
+                groups.insert(group);
+                if let Some(seen) = seen {
+                    *seen = Some(group);
+                }
+            }
+        }
+        Self {
+            resting: groups.clone(),
+            groups,
+            moved: None,
+            settled: false,
+            only_moved: false,
+        }
+    }
 }
 
 /// Every address that is in a class or should be in one, in order.
-fn standing<'a>(
+fn everybody<'a>(
     have: &'a Image,
     want: &'a Desired,
 ) -> impl Iterator<Item = (Group, Address)> + use<'a> {

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 
 use crate::label::Selector;
 use crate::object::{Name, Problem};
@@ -76,12 +78,11 @@ pub struct Omitted {
 pub struct Gaps(Vec<usize>);
 
 /// One egress rule: peers and ports must both match (S12).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// `to`
-    pub to: Peers,
-    /// `ports`
-    pub ports: Ports,
+    to: Peers,
+    ports: Ports,
+    digest: [u8; 32],
 }
 
 /// `to` of a rule.
@@ -180,6 +181,46 @@ pub fn unreadable(name: Name, subject: Subject, problems: Vec<Problem>) -> Polic
         omitted: Omitted::default(),
         unreadable: true,
     }
+}
+
+impl Rule {
+    /// A rule of these peers and ports.
+    pub fn new(to: Peers, ports: Ports) -> Self {
+        let digest = digest(&(&to, &ports));
+        Self { to, ports, digest }
+    }
+
+    /// `to`
+    pub const fn to(&self) -> &Peers {
+        &self.to
+    }
+
+    /// `ports`
+    pub const fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// SHA-256 of what it says, once for all rulesets it is part of.
+    ///
+    /// It follows Rust's `Hash` of the types: equal within one build.
+    pub const fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+}
+
+fn digest(value: &impl Hash) -> [u8; 32] {
+    struct Into256(Sha256);
+    impl Hasher for Into256 {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+    }
+    let mut hasher = Into256(Sha256::new());
+    value.hash(&mut hasher);
+    hasher.0.finalize().into()
 }
 
 impl Gaps {

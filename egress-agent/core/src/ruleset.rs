@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use egress_common::abi::FrontendKey;
@@ -13,11 +12,11 @@ use crate::policy::{Block, Peer, Peers, Port, Ports, Protocol, Rule};
 use crate::ports::PortSet;
 use crate::trie::Trie;
 
-/// Address of a ruleset by content: SHA-256 over its distinct rules in order, and over the
-/// frontends that are allowed because the pod itself is behind them (S85).
+/// Address of a ruleset by content: SHA-256 over the digests of its distinct rules in order, and over
+/// the frontends that are allowed because the pod itself is behind them (S85).
 ///
-/// The digest follows Rust's `Hash` of the rule types: equal within one build. Another build may
-/// compute another digest for the same rules; the agent then builds the ruleset anew.
+/// Another build may compute another digest for the same rules ([`Rule::digest`]); the agent then
+/// builds the ruleset anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RulesetKey(pub [u8; 32]);
 
@@ -30,7 +29,7 @@ pub struct Ruleset {
     /// What it says by prefix.
     pub trie: Trie,
     /// What it says by peer selector, and by port name.
-    pub classes: Vec<ClassTerm>,
+    pub classes: Vec<Arc<ClassTerm>>,
 }
 
 /// One (peer, ports) of a ruleset that depends on which pod an address belongs to.
@@ -73,22 +72,6 @@ impl RulesetKey {
     }
 }
 
-/// Digest of one rule.
-pub fn digest(rule: &Rule) -> [u8; 32] {
-    struct Into256(Sha256);
-    impl Hasher for Into256 {
-        fn finish(&self) -> u64 {
-            0
-        }
-        fn write(&mut self, bytes: &[u8]) {
-            self.0.update(bytes);
-        }
-    }
-    let mut hasher = Into256(Sha256::new());
-    rule.hash(&mut hasher);
-    hasher.0.finalize().into()
-}
-
 impl Ruleset {
     /// Compiles rules. Peers and ports of one rule form a product that never crosses rules (S14).
     pub fn build<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> Arc<Self> {
@@ -96,7 +79,7 @@ impl Ruleset {
         let mut blocks: BTreeMap<PortSet, BTreeSet<&Block>> = BTreeMap::new();
         let mut classes: BTreeMap<Target, (PortSet, BTreeSet<PortName>)> = BTreeMap::new();
         for rule in rules {
-            let (numbers, names) = terms(&rule.ports);
+            let (numbers, names) = terms(rule.ports());
             let mut class = |target: Target, numbers: &PortSet| {
                 if numbers.is_nothing() && names.is_empty() {
                     return;
@@ -107,7 +90,7 @@ impl Ruleset {
                 ports.extend(numbers);
                 all_names.extend(names.iter().cloned());
             };
-            match &rule.to {
+            match rule.to() {
                 Peers::Any => {
                     blocks.entry(numbers).or_default().extend(&any);
                     class(Target::AnyPod, &PortSet::nothing());
@@ -138,10 +121,12 @@ impl Ruleset {
         );
         let classes = classes
             .into_iter()
-            .map(|(target, (ports, names))| ClassTerm {
-                target,
-                ports,
-                names,
+            .map(|(target, (ports, names))| {
+                Arc::new(ClassTerm {
+                    target,
+                    ports,
+                    names,
+                })
             })
             .collect();
         Arc::new(Self { trie, classes })

@@ -130,6 +130,21 @@ pub fn frontends(store: &Store, node: &str) -> Vec<Frontend> {
     found.into_values().collect()
 }
 
+/// Whether some Service of a namespace finds its endpoints by its selector, so that any pod there may be
+/// one.
+pub fn selects(store: &Store, namespace: &str) -> bool {
+    let mut services = store.services_in(namespace);
+    services.any(|service| {
+        service.selector.is_some() && store.slices_of(&service.name).next().is_none()
+    })
+}
+
+/// Whether some slice names a pod: it counts as soon as its object is there (S84).
+pub fn names(store: &Store, pod: &Name) -> bool {
+    let mut endpoints = store.slices().flat_map(|slice| &slice.endpoints);
+    endpoints.any(|endpoint| endpoint.pod.as_ref() == Some(pod))
+}
+
 /// The addresses of a headless Service's endpoints, which are what its name stands for (S69).
 /// `None` when they cannot be known because something could not be read.
 ///

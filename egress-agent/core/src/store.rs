@@ -145,9 +145,22 @@ impl Store {
         self.services.values().map(Arc::as_ref)
     }
 
+    /// The Services of a namespace, by name.
+    pub fn services_in<'a>(
+        &'a self,
+        namespace: &str,
+    ) -> impl Iterator<Item = &'a Service> + use<'a> {
+        within(&self.services, namespace).map(Arc::as_ref)
+    }
+
     /// A Service.
     pub fn service(&self, name: &Name) -> Option<&Service> {
         self.services.get(name).map(Arc::as_ref)
+    }
+
+    /// All slices, by name.
+    pub fn slices(&self) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices.values().map(Arc::as_ref)
     }
 
     /// The slices of a Service, by name.

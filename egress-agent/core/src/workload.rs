@@ -353,7 +353,7 @@ mod tests {
             return false;
         };
         let store = store(namespaces);
-        rules.iter().any(|rule| match &rule.to {
+        rules.iter().any(|rule| match rule.to() {
             Peers::Any => true,
             Peers::Only(peers) => peers
                 .iter()

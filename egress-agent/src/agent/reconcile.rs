@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use egress_common::abi::Endpoint;
 use egress_core::compile::{self, Isolation, Subject, Touched};
 use egress_core::image::Step;
 use egress_core::object::{Name, Pod};
 use egress_core::plan::plan;
+use egress_core::store::Store;
 use egress_core::workload::Isolating;
 use zerocopy::network_endian::U32;
 
@@ -23,6 +23,15 @@ struct Local<'a> {
     isolated_by: Vec<Name>,
 }
 
+/// What a change may have done to the links of pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Links {
+    /// Nothing.
+    AsTheyWere,
+    /// Others may be there.
+    Any,
+}
+
 impl Agent {
     /// Namespaces or interfaces may have changed: looks, and reconciles if they have.
     pub(super) fn look(&mut self) {
@@ -30,7 +39,7 @@ impl Agent {
         let before = self.found.clone();
         self.scan(Asking::InTurn);
         if self.found != before || !self.datapath.has_pins() {
-            self.program(seen);
+            self.program(seen, Links::Any);
         }
     }
 
@@ -42,14 +51,20 @@ impl Agent {
             return;
         }
         self.scan(Asking::OnlyNew);
-        self.program(seen);
+        self.program(seen, Links::Any);
     }
 
     /// Objects changed. Where the pods are is another question only when other pods are looked for: of
-    /// their interfaces the kernel tells.
+    /// their interfaces the kernel tells. What pods of other nodes are does not even change what is
+    /// wanted of this node's.
     pub(super) fn objects_changed(&mut self, seen: Instant) {
-        if self.sought.as_ref() == Some(&self.wanted()) {
-            self.program(seen);
+        let elsewhere = self.failures.is_empty() && self.sought.is_some() && !self.touched.node;
+        if elsewhere && self.follow(seen) {
+            self.publish_soon();
+        } else if elsewhere {
+            self.program(seen, Links::AsTheyWere);
+        } else if self.sought.as_ref() == Some(&self.wanted()) {
+            self.program(seen, Links::Any);
         } else {
             self.reconcile(seen);
         }
@@ -168,9 +183,12 @@ impl Agent {
     }
 
     /// Attaches, compiles, plans and applies; publishes the outcome.
-    fn program(&mut self, seen: Instant) {
+    fn program(&mut self, seen: Instant, links: Links) {
         self.retry = false;
-        let failures = tokio::task::block_in_place(|| self.program_kernel(seen));
+        let failures = tokio::task::block_in_place(|| match links {
+            Links::Any => self.program_kernel(seen),
+            Links::AsTheyWere => self.program_tables(seen).err().into_iter().collect(),
+        });
         // Once, not at every attempt.
         for failure in failures
             .iter()
@@ -216,15 +234,14 @@ impl Agent {
                 Err(message) => failures.push(Failure { pod: None, message }),
             }
         }
-        match self.make_so(&BTreeSet::new()) {
+        match self.program_tables(seen) {
             Ok(()) => {
-                self.observations.programmed(Stage::Total, seen.elapsed());
                 self.seed_nothing(&starting);
                 for _ in &fresh {
                     self.observations.pod_enforced(seen.elapsed());
                 }
             }
-            Err(message) => failures.push(Failure { pod: None, message }),
+            Err(failure) => failures.push(failure),
         }
         self.detach(&wanted, &mut failures);
         if failures.is_empty()
@@ -241,12 +258,41 @@ impl Agent {
         failures
     }
 
+    /// Makes the tables say what the objects say.
+    fn program_tables(&mut self, seen: Instant) -> Result<(), Failure> {
+        match self.make_so(&BTreeSet::new()) {
+            Ok(()) => {
+                self.observations.programmed(Stage::Total, seen.elapsed());
+                Ok(())
+            }
+            Err(message) => Err(Failure { pod: None, message }),
+        }
+    }
+
+    /// Follows a change that leads to nothing but other classes of addresses. False when there is more
+    /// to it, or it did not work.
+    fn follow(&mut self, seen: Instant) -> bool {
+        let started = Instant::now();
+        if !self.desired.follow(&self.store, &self.touched) {
+            return false;
+        }
+        self.touched = Touched::nothing();
+        let carried_out = self.carry_out(started).is_ok();
+        if carried_out {
+            self.observations.programmed(Stage::Total, seen.elapsed());
+        }
+        carried_out
+    }
+
     /// Compiles, plans and applies. Endpoints in `open` are written without isolation.
     fn make_so(&mut self, open: &BTreeSet<u64>) -> Result<(), String> {
         let started = Instant::now();
-        let locals = self.locals();
+        let locals = locals(&self.store, &self.settings.options.node);
         let mut subjects = Vec::new();
-        for (index, hook) in &self.hooks {
+        let there = self.found.values().flat_map(|found| &found.interfaces);
+        let there: BTreeSet<u32> = there.map(|interface| interface.index).collect();
+        let hooks = self.hooks.iter();
+        for (index, hook) in hooks.filter(|(index, _)| there.contains(index)) {
             let hook_id = u64::from(*index);
             let (addresses, isolation) = if let Some(local) = locals.get(&hook.pod) {
                 (self.addresses(local.pod), local.isolation.clone())
@@ -266,26 +312,32 @@ impl Agent {
                 },
             });
         }
-        let interfaces = self.interfaces();
-        subjects.retain(|subject| {
-            u32::try_from(subject.hook).is_ok_and(|index| interfaces.contains_key(&index))
-        });
-        let desired = compile::compile(
+        self.desired = compile::compile(
             &self.store,
             &subjects,
             &self.settings.options,
-            &self.desired,
+            std::mem::take(&mut self.desired),
             &self.touched,
         );
+        self.touched = Touched::nothing();
         self.pods = locals
             .into_iter()
             .map(|(pod, local)| (pod.name, local.isolated_by))
             .collect();
-        self.desired = desired;
-        self.touched = Touched::nothing();
         self.datapath.image_mut().recognise(&self.desired.rulesets);
         self.switch_events();
-        let planned = plan(self.datapath.image(), &self.desired, self.datapath.limits());
+        self.carry_out(started)
+    }
+
+    /// Plans and applies.
+    fn carry_out(&mut self, started: Instant) -> Result<(), String> {
+        let homes = self.homes.take();
+        let planned = plan(
+            self.datapath.image(),
+            &self.desired,
+            self.datapath.limits(),
+            homes.as_ref(),
+        );
         self.observations
             .programmed(Stage::Compile, started.elapsed());
 
@@ -301,20 +353,23 @@ impl Agent {
         self.observations.refused(planned.refused.len());
         self.refused = planned.refused;
         if planned.steps.is_empty() {
+            self.homes = planned.homes;
             return Ok(());
         }
         let started = Instant::now();
         tracing::debug!(steps = planned.steps.len(), "applying");
-        let before = self.datapath.image().endpoints.clone();
+        let left = self.slots_left(&planned.steps);
         let result = self.datapath.apply(&planned.steps);
         self.observations
             .programmed(Stage::Apply, started.elapsed());
-        self.retire(&before, &planned.steps);
+        self.retire(&left);
         result.map_err(|error| {
             self.observations
                 .bpf_failed(error.source.map, error.source.op);
             chain(&error)
-        })
+        })?;
+        self.homes = planned.homes;
+        Ok(())
     }
 
     /// The rate of events is a word in CONFIG, written with the next change of it.
@@ -329,16 +384,23 @@ impl Agent {
         }
     }
 
-    /// Takes over the counters of endpoints that are gone, before their slots are given out again.
-    fn retire(&self, before: &BTreeMap<u64, Endpoint>, steps: &[Step]) {
-        let attribution = self.attribution.borrow().clone();
-        for step in steps {
+    /// The slots of endpoints that some steps take away.
+    fn slots_left(&self, steps: &[Step]) -> Vec<u16> {
+        let closed = steps.iter().filter_map(|step| {
             let Step::CloseSlot { slot } = step else {
-                continue;
+                return None;
             };
-            if before.values().all(|endpoint| endpoint.slot.get() != *slot) {
-                continue;
-            }
+            Some(*slot)
+        });
+        let endpoints = &self.datapath.image().endpoints;
+        let is_used = |slot: &u16| endpoints.values().any(|used| used.slot.get() == *slot);
+        closed.filter(is_used).collect()
+    }
+
+    /// Takes over the counters of endpoints that are gone, before their slots are given out again.
+    fn retire(&self, slots: &[u16]) {
+        let attribution = self.attribution.borrow().clone();
+        for slot in slots {
             let taken = self
                 .counters
                 .retire(attribution.get(slot), || self.datapath.take_drops(*slot));
@@ -349,29 +411,6 @@ impl Agent {
         }
     }
 
-    /// The node's pods that are enforced.
-    fn locals(&self) -> BTreeMap<PodId, Local<'_>> {
-        let mut locals = BTreeMap::new();
-        let isolating = Isolating::of(&self.store);
-        for pod in self.store.pods_on(&self.settings.options.node) {
-            let policies = isolating.policies(&self.store, pod);
-            let mut isolated_by: Vec<Name> =
-                policies.iter().map(|policy| policy.name.clone()).collect();
-            isolated_by.sort_unstable();
-            if let Some(isolation) = Isolation::of(pod, policies) {
-                locals.insert(
-                    PodId::of(pod),
-                    Local {
-                        pod,
-                        isolation,
-                        isolated_by,
-                    },
-                );
-            }
-        }
-        locals
-    }
-
     /// A pod's addresses, as far as its object and its sandbox tell.
     pub(super) fn addresses(&self, pod: &Pod) -> BTreeSet<IpAddr> {
         let said = pod.addresses.iter().copied().collect();
@@ -380,6 +419,29 @@ impl Agent {
             None => said,
         }
     }
+}
+
+/// A node's pods that are enforced.
+fn locals<'a>(store: &'a Store, node: &str) -> BTreeMap<PodId, Local<'a>> {
+    let mut locals = BTreeMap::new();
+    let isolating = Isolating::of(store);
+    for pod in store.pods_on(node) {
+        let policies = isolating.policies(store, pod);
+        let mut isolated_by: Vec<Name> =
+            policies.iter().map(|policy| policy.name.clone()).collect();
+        isolated_by.sort_unstable();
+        if let Some(isolation) = Isolation::of(pod, policies) {
+            locals.insert(
+                PodId::of(pod),
+                Local {
+                    pod,
+                    isolation,
+                    isolated_by,
+                },
+            );
+        }
+    }
+    locals
 }
 
 /// `NS/NAME`.

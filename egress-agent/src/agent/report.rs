@@ -8,8 +8,8 @@ use egress_core::compile::EndpointRules;
 use egress_core::object::{Phase, Pod as CorePod, Problem as CoreProblem};
 use egress_core::workload;
 
-use super::Agent;
 use super::reconcile::{display, names};
+use super::{Agent, UNHURRIED};
 use crate::attribution::{Attribution, Owner};
 use crate::pods::PodId;
 use crate::status::{
@@ -17,8 +17,15 @@ use crate::status::{
 };
 
 impl Agent {
+    /// Publishes what nobody waits for: with what follows within a moment.
+    pub(super) fn publish_soon(&mut self) {
+        let due = tokio::time::Instant::now() + UNHURRIED;
+        self.publication.get_or_insert(due);
+    }
+
     /// Publishes status and attribution, if they changed.
-    pub(super) fn publish(&self) {
+    pub(super) fn publish(&mut self) {
+        self.publication = None;
         let attribution = self.attribute();
         self.attribution.send_if_modified(|last| {
             let changed = **last != attribution;
@@ -75,10 +82,21 @@ impl Agent {
     }
 
     fn report(&self) -> Status {
+        let mut endpoints: BTreeMap<&PodId, Vec<(u32, &Endpoint)>> = BTreeMap::new();
+        for (index, hook) in &self.hooks {
+            if let Some(endpoint) = self.datapath.image().endpoints.get(&u64::from(*index)) {
+                let of_pod = endpoints.entry(&hook.pod).or_default();
+                of_pod.push((*index, endpoint));
+            }
+        }
         let pods: Vec<Pod> = self
             .store
             .pods_on(&self.settings.options.node)
-            .map(|pod| self.pod(pod))
+            .map(|pod| {
+                let id = PodId::of(pod);
+                let endpoints = endpoints.get(&id).map_or(&[][..], Vec::as_slice);
+                self.pod(pod, &id, endpoints)
+            })
             .collect();
         let mut waiting_for = self.unseen.clone();
         waiting_for.extend(self.failures.iter().map(|failure| failure.message.clone()));
@@ -104,21 +122,9 @@ impl Agent {
         }
     }
 
-    fn pod(&self, pod: &CorePod) -> Pod {
-        let id = PodId::of(pod);
-        let found = self.found.get(&id);
+    fn pod(&self, pod: &CorePod, id: &PodId, endpoints: &[(u32, &Endpoint)]) -> Pod {
+        let found = self.found.get(id);
         let interfaces = found.map_or_else(Vec::new, |found| names(&found.interfaces));
-        let endpoints: Vec<(&u32, &Endpoint)> = self
-            .hooks
-            .iter()
-            .filter(|(_, hook)| hook.pod == id)
-            .filter_map(|(index, _)| {
-                Some((
-                    index,
-                    self.datapath.image().endpoints.get(&u64::from(*index))?,
-                ))
-            })
-            .collect();
         let failure = self
             .failures
             .iter()
@@ -134,7 +140,7 @@ impl Agent {
             let wanted = self
                 .desired
                 .endpoints
-                .get(&u64::from(**index))
+                .get(&u64::from(*index))
                 .map(|e| e.rules);
             endpoint.flags.get() & ENDPOINT_ISOLATED != 0
                 && endpoint.ruleset.get() == RULESET_DENY
@@ -293,6 +299,14 @@ impl Agent {
         for endpoint in image.endpoints.values() {
             *users.entry(endpoint.ruleset.get()).or_default() += 1;
         }
+        let count = |slots: &mut dyn Iterator<Item = &u32>| {
+            let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+            slots.for_each(|slot| *counts.entry(*slot).or_default() += 1);
+            counts
+        };
+        let classes = count(&mut image.classes.values().flat_map(BTreeMap::keys));
+        let frontends = count(&mut image.frontend_rulesets.values().flatten());
+        let of = |counts: &BTreeMap<u32, usize>, slot: &u32| counts.get(slot).copied().unwrap_or(0);
         image
             .rulesets
             .iter()
@@ -301,19 +315,11 @@ impl Agent {
                 Ruleset {
                     id: *slot,
                     sha256: placed.key.to_string(),
-                    pods: users.get(slot).copied().unwrap_or(0),
+                    pods: of(&users, slot),
                     prefixes_v4: trie.map_or(0, |trie| trie.v4().len()),
                     prefixes_v6: trie.map_or(0, |trie| trie.v6().len()),
-                    classes: image
-                        .classes
-                        .values()
-                        .filter(|column| column.contains_key(slot))
-                        .count(),
-                    frontends: image
-                        .frontend_rulesets
-                        .values()
-                        .filter(|r| r.contains(slot))
-                        .count(),
+                    classes: of(&classes, slot),
+                    frontends: of(&frontends, slot),
                 }
             })
             .collect()

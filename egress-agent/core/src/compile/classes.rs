@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::touched::Touched;
+use super::Column;
+use super::touched::Addresses;
 use crate::object::Pod;
 use crate::policy::{NamespaceScope, Peer};
 use crate::ports::PortSet;
@@ -23,60 +24,95 @@ const FEW: usize = 64;
 /// addresses that were touched are asked again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Classified {
-    /// In the order of addresses.
-    by_address: Vec<(IpAddr, usize)>,
-    /// By class.
-    signatures: Vec<Signature>,
+    by_address: BTreeMap<IpAddr, usize>,
+    classes: Vec<Class>,
     /// How many there were when all were asked; classes that nobody is in any more are not taken away.
     at_first: usize,
-    asked: Option<Arc<Asked>>,
+    asked: Option<Arc<Questions>>,
 }
 
-/// Everything that a signature speaks of.
-#[derive(Debug, PartialEq, Eq)]
-struct Asked {
-    targets: Vec<Target>,
-    names: Vec<PortName>,
-}
-
-/// Columns by base ruleset.
-pub(super) struct Classes {
-    /// Who is in which class.
-    pub(super) peers: Classified,
-    /// By class: what each ruleset allows; what is not there is nothing.
-    pub(super) columns: Vec<BTreeMap<RulesetKey, PortSet>>,
+/// The addresses that gave the same answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Class {
+    signature: Signature,
+    members: usize,
 }
 
 impl Classified {
     /// Every pod address and its class, in order.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, usize)> {
-        self.by_address.iter().copied()
+        let all = self.by_address.iter();
+        all.map(|(address, class)| (*address, *class))
     }
 
     /// The class of an address.
     pub fn class(&self, address: IpAddr) -> Option<usize> {
-        let place = self.place(address).ok()?;
-        self.by_address.get(place).map(|(_, class)| *class)
+        self.by_address.get(&address).copied()
     }
 
-    fn place(&self, address: IpAddr) -> Result<usize, usize> {
-        self.by_address
-            .binary_search_by_key(&address, |(address, _)| *address)
+    /// How many addresses are in each class.
+    pub fn members(&self) -> impl Iterator<Item = usize> {
+        self.classes.iter().map(|class| class.members)
     }
 
-    fn of(store: &Store, questions: &Questions<'_>, previous: &Self, touched: &Touched) -> Self {
-        let outgrown = previous.signatures.len() > 2 * previous.at_first + FEW;
-        match (touched, &previous.asked) {
-            (Touched::Addresses(touched), Some(asked)) if questions.are(asked) && !outgrown => {
-                let mut peers = previous.clone();
-                peers.ask_again(store, questions, touched);
-                peers
-            }
-            (Touched::Addresses(_) | Touched::Everything, _) => Self::all(store, questions),
+    /// Asks what these rulesets ask, and of whom it has to. Says at which addresses the class may be
+    /// another one than before.
+    pub(super) fn ask(
+        &mut self,
+        store: &Store,
+        bases: &BTreeMap<RulesetKey, Arc<Ruleset>>,
+        touched: &Addresses,
+    ) -> Addresses {
+        let known = self.asked.as_ref().filter(|asked| asked.are_of(bases));
+        let questions = known.map_or_else(|| Arc::new(Questions::of(bases)), Arc::clone);
+        let kept = self
+            .asked
+            .as_ref()
+            .is_some_and(|asked| Arc::ptr_eq(asked, &questions) || asked.ask_the_same(&questions));
+        self.asked = Some(questions);
+        if kept && self.ask_again(store, touched) {
+            return touched.clone();
         }
+        self.ask_all(store);
+        Addresses::All
     }
 
-    fn all(store: &Store, questions: &Questions<'_>) -> Self {
+    /// Asks the touched addresses alone, as far as that is possible. Says whether it was.
+    pub(super) fn ask_again(&mut self, store: &Store, touched: &Addresses) -> bool {
+        let outgrown = self.classes.len() > 2 * self.at_first + FEW;
+        let (Addresses::Only(touched), Some(questions), false) =
+            (touched, self.asked.clone(), outgrown)
+        else {
+            return false;
+        };
+        for address in touched {
+            let class = workload::peer_at(store, *address).map(|pod| {
+                let signature = questions.ask(store, pod);
+                let signature = questions.ask_of_blocks(&signature, *address);
+                let mut known = self.classes.iter();
+                let known = known.position(|known| known.signature == signature);
+                known.unwrap_or_else(|| {
+                    let members = 0;
+                    self.classes.push(Class { signature, members });
+                    self.classes.len() - 1
+                })
+            });
+            let before = match class {
+                Some(class) => self.by_address.insert(*address, class),
+                None => self.by_address.remove(address),
+            };
+            if let Some(left) = before.and_then(|before| self.classes.get_mut(before)) {
+                left.members -= 1;
+            }
+            if let Some(entered) = class.and_then(|class| self.classes.get_mut(class)) {
+                entered.members += 1;
+            }
+        }
+        true
+    }
+
+    fn ask_all(&mut self, store: &Store) {
+        let questions = self.asked.clone().unwrap_or_default();
         let mut answered: BTreeMap<Parts<'_>, Signature> = BTreeMap::new();
         let mut known: BTreeMap<Parts<'_>, usize> = BTreeMap::new();
         let mut signatures: BTreeMap<Signature, usize> = BTreeMap::new();
@@ -103,43 +139,32 @@ impl Classified {
             };
             by_address.push((address, class));
         }
+        let mut members = vec![0; signatures.len()];
+        for (_, class) in &by_address {
+            if let Some(members) = members.get_mut(*class) {
+                *members += 1;
+            }
+        }
         let mut in_order: Vec<(usize, Signature)> = signatures
             .into_iter()
             .map(|(s, class)| (class, s))
             .collect();
         in_order.sort_unstable_by_key(|(class, _)| *class);
-        Self {
-            by_address,
-            at_first: in_order.len(),
-            signatures: in_order.into_iter().map(|(_, s)| s).collect(),
-            asked: Some(Arc::new(questions.to_owned())),
-        }
+        let classes = in_order.into_iter().zip(members);
+        let classes = classes.map(|((_, signature), members)| Class { signature, members });
+        self.classes = classes.collect();
+        self.at_first = self.classes.len();
+        self.by_address = by_address.into_iter().collect();
     }
 
-    fn ask_again(&mut self, store: &Store, questions: &Questions<'_>, touched: &BTreeSet<IpAddr>) {
-        for address in touched {
-            let class = workload::peer_at(store, *address).map(|pod| {
-                let signature = questions.ask(store, pod);
-                let signature = questions.ask_of_blocks(&signature, *address);
-                let known = self.signatures.iter().position(|known| *known == signature);
-                known.unwrap_or_else(|| {
-                    self.signatures.push(signature);
-                    self.signatures.len() - 1
-                })
-            });
-            match (self.place(*address), class) {
-                (Ok(place), Some(class)) => {
-                    if let Some((_, place)) = self.by_address.get_mut(place) {
-                        *place = class;
-                    }
-                }
-                (Ok(place), None) => {
-                    self.by_address.remove(place);
-                }
-                (Err(place), Some(class)) => self.by_address.insert(place, (*address, class)),
-                (Err(_), None) => {}
-            }
-        }
+    /// What each base ruleset allows towards the addresses of a class, from the `first` class on.
+    pub(super) fn columns(&self, first: usize) -> Vec<Column> {
+        let Some(questions) = &self.asked else {
+            return Vec::new();
+        };
+        let classes = self.classes.iter().skip(first);
+        let columns = classes.map(|class| questions.column(&class.signature));
+        columns.collect()
     }
 }
 
@@ -155,113 +180,93 @@ struct Signature {
 /// namespace, and where its labels and ports are kept.
 type Parts<'a> = (&'a str, usize, usize);
 
-impl Classes {
-    pub(super) fn of(
-        store: &Store,
-        bases: &BTreeMap<RulesetKey, Arc<Ruleset>>,
-        previous: &Classified,
-        touched: &Touched,
-    ) -> Self {
-        let questions = Questions::of(bases);
-        let peers = Classified::of(store, &questions, previous, touched);
-        let columns = peers.signatures.iter();
-        let columns = columns.map(|signature| questions.column(signature));
-        Self {
-            columns: columns.collect(),
-            peers,
-        }
-    }
-
-    /// What a base ruleset allows towards a pod's address.
-    pub(super) fn ports(&self, address: IpAddr, base: RulesetKey) -> Option<&PortSet> {
-        self.columns.get(self.peers.class(address)?)?.get(&base)
-    }
-}
-
 /// What all rulesets in use ask.
-struct Questions<'a> {
-    /// By number; who asks for it, and what it allows.
-    targets: Vec<(&'a Target, Vec<(RulesetKey, &'a ClassTerm)>)>,
-    /// Targets that only pods with a label can meet, by that label.
-    by_label: BTreeMap<(&'a str, &'a str), Vec<usize>>,
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Questions {
+    /// Who asks.
+    bases: BTreeMap<RulesetKey, Arc<Ruleset>>,
+    /// By number, in an order that does not depend on who asks.
+    targets: Vec<Asked>,
+    /// Targets that only pods with a label can meet, by that label's key and value.
+    by_label: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
     /// Targets that any pod may meet.
     others: Vec<usize>,
     /// Targets that are blocks.
     blocks: Vec<usize>,
-    names: BTreeSet<&'a PortName>,
+    names: BTreeSet<PortName>,
 }
 
-impl<'a> Questions<'a> {
-    fn of(bases: &'a BTreeMap<RulesetKey, Arc<Ruleset>>) -> Self {
-        let terms = bases.values().flat_map(|ruleset| &ruleset.classes);
-        // In an order that does not depend on who asks.
-        let targets: BTreeSet<&Target> = terms.map(|term| &term.target).collect();
+/// A target, and what is allowed towards it.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    target: Target,
+    terms: Vec<(RulesetKey, Arc<ClassTerm>)>,
+}
+
+impl Questions {
+    fn of(bases: &BTreeMap<RulesetKey, Arc<Ruleset>>) -> Self {
+        let mut targets: BTreeMap<&Target, Vec<(RulesetKey, Arc<ClassTerm>)>> = BTreeMap::new();
         let mut questions = Self {
-            targets: Vec::new(),
-            by_label: BTreeMap::new(),
-            others: Vec::new(),
-            blocks: Vec::new(),
-            names: BTreeSet::new(),
+            bases: bases.clone(),
+            ..Self::default()
         };
-        let numbers: BTreeMap<&Target, usize> = targets
-            .into_iter()
-            .map(|target| (target, questions.add(target)))
-            .collect();
         for (base, ruleset) in bases {
             for term in &ruleset.classes {
-                let number = numbers.get(&term.target);
-                if let Some((_, terms)) = number.and_then(|n| questions.targets.get_mut(*n)) {
-                    terms.push((*base, term));
-                }
-                questions.names.extend(&term.names);
+                let terms = targets.entry(&term.target).or_default();
+                terms.push((*base, Arc::clone(term)));
+                questions.names.extend(term.names.iter().cloned());
             }
+        }
+        for (target, terms) in targets {
+            questions.add(target.clone(), terms);
         }
         questions
     }
 
-    /// Whether the same was asked before.
-    fn are(&self, asked: &Asked) -> bool {
-        let targets = self.targets.iter().map(|(target, _)| *target);
-        targets.eq(&asked.targets) && self.names.iter().copied().eq(&asked.names)
+    /// Whether these are the ones who ask.
+    fn are_of(&self, bases: &BTreeMap<RulesetKey, Arc<Ruleset>>) -> bool {
+        self.bases.keys().eq(bases.keys())
     }
 
-    fn to_owned(&self) -> Asked {
-        Asked {
-            targets: self.targets.iter().map(|(t, _)| (*t).clone()).collect(),
-            names: self.names.iter().map(|name| (*name).clone()).collect(),
-        }
+    /// Whether the answers to the one are those to the other, whoever asks.
+    fn ask_the_same(&self, other: &Self) -> bool {
+        let mine = self.targets.iter().map(|asked| &asked.target);
+        let others = other.targets.iter().map(|asked| &asked.target);
+        mine.eq(others) && self.names == other.names
     }
 
-    fn add(&mut self, target: &'a Target) -> usize {
+    fn add(&mut self, target: Target, terms: Vec<(RulesetKey, Arc<ClassTerm>)>) {
         let number = self.targets.len();
-        self.targets.push((target, Vec::new()));
-        match target {
+        match &target {
             Target::AnyPod => self.others.push(number),
             Target::Peer(Peer::Block(_)) => self.blocks.push(number),
             Target::Peer(Peer::Pods { pods, .. }) => match pods.needed() {
                 Some((key, values)) => {
+                    let by_value = self.by_label.entry(key.to_owned()).or_default();
                     for value in values {
-                        let label = (key, value.as_str());
-                        self.by_label.entry(label).or_default().push(number);
+                        by_value.entry(value.clone()).or_default().push(number);
                     }
                 }
                 None => self.others.push(number),
             },
         }
-        number
+        self.targets.push(Asked { target, terms });
     }
 
     /// What can be told of a pod but for its address.
     fn ask(&self, store: &Store, pod: &Pod) -> Signature {
         let labels = pod.labels.iter();
-        let labelled = labels.filter_map(|(key, value)| self.by_label.get(&(&**key, &**value)));
+        let labelled = labels.filter_map(|(key, value)| {
+            let by_value = self.by_label.get(key.as_str())?;
+            by_value.get(value.as_str())
+        });
         let mut targets: Vec<usize> = labelled
             .flatten()
             .chain(&self.others)
             .copied()
             .filter(|number| {
                 let target = self.targets.get(*number);
-                target.is_some_and(|(target, _)| means(store, target, pod))
+                target.is_some_and(|asked| means(store, &asked.target, pod))
             })
             .collect();
         targets.sort_unstable();
@@ -281,7 +286,7 @@ impl<'a> Questions<'a> {
         let mut signature = signature.clone();
         let within = self.blocks.iter().filter(|number| {
             let target = self.targets.get(**number);
-            target.is_some_and(|(target, _)| holds(target, address))
+            target.is_some_and(|asked| holds(&asked.target, address))
         });
         signature.targets.extend(within);
         signature.targets.sort_unstable();
@@ -289,11 +294,11 @@ impl<'a> Questions<'a> {
     }
 
     /// What each ruleset allows towards a pod of this signature.
-    fn column(&self, signature: &Signature) -> BTreeMap<RulesetKey, PortSet> {
-        let mut column: BTreeMap<RulesetKey, PortSet> = BTreeMap::new();
+    fn column(&self, signature: &Signature) -> Column {
+        let mut column = Column::new();
         let targets = signature.targets.iter();
         let terms = targets.filter_map(|number| self.targets.get(*number));
-        for (base, term) in terms.flat_map(|(_, terms)| terms) {
+        for (base, term) in terms.flat_map(|asked| &asked.terms) {
             let ports = column.entry(*base).or_insert_with(PortSet::nothing);
             ports.extend(&term.ports);
             for name in &term.names {

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::{name, namespace_value, object, pod_value, policy_value, service_value, with};
+use crate::fixture::{
+    name, namespace_value, object, pod_value, policy_value, service_value, slice_value, store, with,
+};
 use crate::object::{Key, Kind};
 use crate::store::{Changed, Event};
 
@@ -27,6 +29,7 @@ impl Random {
     }
 }
 
+const NODE: &str = "here";
 const NAMESPACES: [&str; 2] = ["x", "y"];
 const COLOURS: [&str; 3] = ["red", "green", "blue"];
 
@@ -101,7 +104,7 @@ fn event(random: &mut Random) -> Event {
     }
 }
 
-fn compiled(store: &Store, previous: &Desired, touched: &Touched) -> Desired {
+fn compiled(store: &Store, previous: Desired, touched: &Touched) -> Desired {
     let subjects: Vec<Subject<'_>> = store
         .pods_in("x")
         .zip(100..)
@@ -130,18 +133,18 @@ fn what_was_not_touched_need_not_be_asked_again() {
     for seed in 1..100 {
         let mut random = Random(seed);
         let mut store = Store::default();
-        let mut touched = Touched::Everything;
+        let mut touched = Touched::everything();
         let mut desired = Desired::default();
         for turn in 0..60 {
             for _ in 0..=random.below(2) {
                 let event = event(&mut random);
-                touched.note(&store, &event);
+                touched.note(&store, &event, NODE);
                 let (Changed::Yes | Changed::No) = store.apply(event);
             }
             let before = desired.peers.clone();
-            desired = compiled(&store, &desired, &touched);
+            desired = compiled(&store, desired, &touched);
             touched = Touched::nothing();
-            let whole = compiled(&store, &Desired::default(), &Touched::Everything);
+            let whole = compiled(&store, Desired::default(), &Touched::everything());
             let case = format!("seed {seed} turn {turn}");
             assert_eq!(by_address(&desired), by_address(&whole), "{case}");
             assert_eq!(desired.endpoints, whole.endpoints, "{case}");
@@ -159,29 +162,65 @@ fn what_was_not_touched_need_not_be_asked_again() {
 }
 
 #[test]
-fn only_events_that_may_say_otherwise_touch_an_address() {
+fn only_events_that_may_say_otherwise_touch_anything() {
     let pod = |address: &str| object(&pod_value("x/a", &[address], &json!({})));
     let mut store = Store::default();
     let mut touched = Touched::nothing();
     let mut apply = |store: &mut Store, object| {
         let event = Event::Applied(object);
-        touched.note(store, &event);
+        touched.note(store, &event, NODE);
         let (Changed::Yes | Changed::No) = store.apply(event);
         touched.clone()
     };
-    let addresses =
-        |list: &[&str]| Touched::Addresses(list.iter().map(|a| a.parse().unwrap()).collect());
-    assert_eq!(apply(&mut store, pod("10.0.0.1")), addresses(&["10.0.0.1"]));
+    let addresses = |list: &[&str], more: bool| Touched {
+        addresses: Addresses::Only(list.iter().map(|a| a.parse().unwrap()).collect()),
+        more,
+        node: false,
+    };
+    assert_eq!(
+        apply(&mut store, pod("10.0.0.1")),
+        addresses(&["10.0.0.1"], false)
+    );
     assert_eq!(
         apply(&mut store, pod("10.0.0.2")),
-        addresses(&["10.0.0.1", "10.0.0.2"]),
+        addresses(&["10.0.0.1", "10.0.0.2"], false),
         "where it was and where it is"
     );
     let other = policy_value("x/n", &json!({"policyTypes": ["Egress"]}));
     assert_eq!(
         apply(&mut store, object(&other)),
-        addresses(&["10.0.0.1", "10.0.0.2"])
+        addresses(&["10.0.0.1", "10.0.0.2"], true)
     );
     let namespace = namespace_value("x", &json!({"a": "b"}));
-    assert_eq!(apply(&mut store, object(&namespace)), Touched::Everything);
+    let all = apply(&mut store, object(&namespace));
+    assert_eq!(all.addresses, Addresses::All);
+}
+
+/// What a pod of another node leads to ends at its addresses, unless a Service may ask for the pod itself.
+#[test]
+fn a_pod_of_this_node_or_of_a_service_touches_more() {
+    let touches_more = |there: &[Value], value: &Value| {
+        let mut touched = Touched::nothing();
+        touched.note(&store(there), &Event::Applied(object(value)), NODE);
+        assert!(touched.more || !touched.node);
+        (touched.more, touched.node)
+    };
+    let pod = pod_value("x/a", &["10.0.0.1"], &json!({}));
+    let local = with(pod.clone(), "/spec/nodeName", json!(NODE));
+    assert_eq!(touches_more(&[], &pod), (false, false));
+    assert_eq!(touches_more(&[], &local), (true, true), "it came");
+    assert_eq!(touches_more(&[local], &pod), (true, true), "it left");
+    let service = service_value("x/s", &json!({"selector": {"a": "b"}}));
+    let of_slice = json!([{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}}]);
+    let slice = slice_value("x/s", &of_slice, &json!([]));
+    let there = [service];
+    assert_eq!(touches_more(&there, &pod), (true, false), "it may be one");
+    let elsewhere = pod_value("y/a", &["10.0.0.1"], &json!({}));
+    assert_eq!(touches_more(&there, &elsewhere), (false, false));
+    let [service] = there;
+    let there = [service, slice];
+    assert_eq!(touches_more(&there, &pod), (true, false), "a slice waits");
+    let [service, slice] = there;
+    let there = [service, slice, pod.clone()];
+    assert_eq!(touches_more(&there, &pod), (false, false));
 }

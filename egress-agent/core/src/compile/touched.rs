@@ -1,37 +1,60 @@
-//! What changed since the last compilation, as far as it decides what selectors and named ports mean
-//! at an address.
+//! What changed since the last compilation.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::object::{Kind, Object};
+use crate::service::{self, Frontend};
 use crate::store::{Event, Store};
 
 /// With more addresses it is as fast to ask all again.
 const MANY: usize = 4_096;
 
-/// Addresses at which selectors and named ports may mean another pod, or the same one with other labels
-/// or ports.
+/// What changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Touched {
-    /// Only these.
-    Addresses(BTreeSet<IpAddr>),
-    /// Nothing is known of what changed.
-    Everything,
+pub struct Touched {
+    /// Where selectors and named ports may mean another pod, or the same one with other labels or
+    /// ports.
+    pub addresses: Addresses,
+    /// Something else may follow than what these say: whose packets are judged, by which rules, what
+    /// is behind Services.
+    pub more: bool,
+    /// A pod of this node is another one, or a node is.
+    pub node: bool,
+}
+
+/// Some addresses of pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Addresses {
+    /// These.
+    Only(BTreeSet<IpAddr>),
+    /// Any may be one of them.
+    #[default]
+    All,
 }
 
 impl Touched {
     /// Before anything changed.
     pub const fn nothing() -> Self {
-        Self::Addresses(BTreeSet::new())
+        Self {
+            addresses: Addresses::Only(BTreeSet::new()),
+            more: false,
+            node: false,
+        }
     }
 
-    /// Notes what an event touches. To be called before `store` applies it.
-    pub fn note(&mut self, store: &Store, event: &Event) {
-        let Self::Addresses(touched) = self else {
-            return;
-        };
+    /// When nothing is known of what changed.
+    pub const fn everything() -> Self {
+        Self {
+            addresses: Addresses::All,
+            more: true,
+            node: true,
+        }
+    }
+
+    /// Notes what an event touches on this node. To be called before `store` applies it.
+    pub fn note(&mut self, store: &Store, event: &Event, node: &str) {
         let (kind, name, applied) = match event {
             Event::Applied(object) => {
                 let key = object.key();
@@ -41,11 +64,27 @@ impl Touched {
         };
         match kind {
             Kind::Pod => {
+                let now = match applied {
+                    Some(Object::Pod(pod)) => Some(&**pod),
+                    Some(
+                        Object::Policy(_)
+                        | Object::Namespace(_)
+                        | Object::Service(_)
+                        | Object::EndpointSlice(_)
+                        | Object::Node(_),
+                    )
+                    | None => None,
+                };
                 let before = store.pod(&name);
-                touched.extend(before.into_iter().flat_map(|pod| &pod.addresses));
-                if let Some(Object::Pod(pod)) = applied {
-                    touched.extend(&pod.addresses);
+                for pod in before.into_iter().chain(now) {
+                    self.addresses.add(&pod.addresses);
+                    self.node |= &*pod.node == node;
                 }
+                let comes_or_goes = before.is_some() != now.is_some();
+                self.more = self.more
+                    || self.node
+                    || service::selects(store, &name.namespace)
+                    || (comes_or_goes && service::names(store, &name));
             }
             Kind::Namespace => {
                 let now = match applied {
@@ -60,15 +99,32 @@ impl Touched {
                     | None => None,
                 };
                 if store.namespace(&name.name) != now.map(Arc::as_ref) {
-                    *self = Self::Everything;
-                    return;
+                    self.addresses = Addresses::All;
                 }
             }
-            // What policies ask is compared; the others are not asked.
-            Kind::NetworkPolicy | Kind::Service | Kind::EndpointSlice | Kind::Node => {}
+            Kind::Node => (self.node, self.more) = (true, true),
+            Kind::NetworkPolicy | Kind::Service | Kind::EndpointSlice => self.more = true,
         }
-        if touched.len() > MANY {
-            *self = Self::Everything;
+    }
+}
+
+impl Addresses {
+    /// Whether the address of a backend may be one of them.
+    pub(super) fn any_behind(&self, frontend: &Frontend) -> bool {
+        let mut backends = frontend.backends.iter();
+        match self {
+            Self::Only(addresses) => backends.any(|backend| addresses.contains(&backend.address)),
+            Self::All => true,
+        }
+    }
+
+    fn add(&mut self, more: &[IpAddr]) {
+        let Self::Only(addresses) = self else {
+            return;
+        };
+        addresses.extend(more);
+        if addresses.len() > MANY {
+            *self = Self::All;
         }
     }
 }

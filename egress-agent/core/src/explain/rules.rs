@@ -142,13 +142,13 @@ fn of_policy(flow: &Flow<'_>, policy: &Policy) -> PolicyStep {
 fn of_rule(flow: &Flow<'_>, policy: &Policy, position: usize, rule: &Rule) -> RuleStep {
     let none = (Gaps::default(), Gaps::default());
     let (peer_gaps, port_gaps) = policy.omitted.entries.get(&position).unwrap_or(&none);
-    let peers = match &rule.to {
+    let peers = match rule.to() {
         Peers::Any => Part::any(),
         Peers::Only(list) => part(list, peer_gaps, &PeerFit::Matches, |peer| {
             fit::peer(flow, peer)
         }),
     };
-    let ports = match &rule.ports {
+    let ports = match rule.ports() {
         Ports::Any => Part::any(),
         Ports::Only(list) => part(list, port_gaps, &PortFit::Matches, |port| {
             fit::port(flow, port)

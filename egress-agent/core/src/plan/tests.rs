@@ -9,7 +9,7 @@ use egress_common::event::Action;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::compile::{Isolation, Options, Subject, Touched, compile};
+use crate::compile::{Column as Allowed, Isolation, Options, Subject, Touched, compile};
 use crate::image::Image;
 use crate::object::{Read, read};
 use crate::store::{Changed, Event, Store};
@@ -153,19 +153,24 @@ fn desired(objects: &[Value], previous: &Desired) -> Desired {
             other @ (Read::Ignored { .. } | Read::Unusable(_)) => panic!("{other:?}"),
         }
     }
+    compiled(&store, previous.clone(), &Touched::everything())
+}
+
+/// What is wanted of the pods of node `n`.
+fn compiled(store: &Store, previous: Desired, touched: &Touched) -> Desired {
     let subjects: Vec<Subject<'_>> = store
-        .pods()
+        .pods_on("n")
         .map(|pod| Subject {
             hook: 100 + pod.name.name[1..].parse::<u64>().unwrap(),
             addresses: pod.addresses.iter().copied().collect(),
-            isolation: Isolation::of(pod, workload::isolating(&store, pod)).unwrap(),
+            isolation: Isolation::of(pod, workload::isolating(store, pod)).unwrap(),
         })
         .collect();
     let options = Options {
         node: "n".to_owned(),
         ..Options::default()
     };
-    compile(&store, &subjects, &options, previous, &Touched::Everything)
+    compile(store, &subjects, &options, previous, touched)
 }
 
 /// Every packet worth asking about: hook, destination, port.
@@ -199,7 +204,7 @@ fn applied(image: &Image, steps: &[Step]) -> Image {
 fn fresh(want: &Desired) -> Image {
     applied(
         &Image::default(),
-        &plan(&Image::default(), want, &Limits::UNLIMITED).steps,
+        &plan(&Image::default(), want, &Limits::UNLIMITED, None).steps,
     )
 }
 
@@ -216,7 +221,7 @@ fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
         for turn in 0..5 {
             objects = cluster(&mut random, Some(&objects));
             want = desired(&objects, &want);
-            let Plan { steps, refused, .. } = plan(&have, &want, &Limits::UNLIMITED);
+            let Plan { steps, refused, .. } = plan(&have, &want, &Limits::UNLIMITED, None);
             assert_eq!(refused, [], "seed {seed} turn {turn}");
             let end = applied(&have, &steps);
             let mut now = have.clone();
@@ -242,7 +247,7 @@ fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
             }
             assert_same_size(&end, &wanted, &format!("seed {seed} turn {turn}"));
             assert_eq!(
-                plan(&end, &want, &Limits::UNLIMITED).steps,
+                plan(&end, &want, &Limits::UNLIMITED, None).steps,
                 [],
                 "seed {seed} turn {turn}: not at rest"
             );
@@ -292,7 +297,7 @@ fn a_plan_that_was_cut_anywhere_is_followed_by_one_that_finishes() {
             }
             // A new agent remembers nothing.
             let want = desired(&objects, &Desired::default());
-            let Plan { steps, refused, .. } = plan(&have, &want, &Limits::UNLIMITED);
+            let Plan { steps, refused, .. } = plan(&have, &want, &Limits::UNLIMITED, None);
             assert_eq!(refused, [], "seed {seed} turn {turn}");
             let end = applied(&have, &steps);
             let wanted = fresh(&want);
@@ -329,6 +334,115 @@ fn a_plan_that_was_cut_anywhere_is_followed_by_one_that_finishes() {
         cuts > 2 * seeds && churned > seeds && again > seeds / 2,
         "too tame: {cuts} cuts, {churned} changes in between, {again} taken up again"
     );
+}
+
+/// The events that make of one cluster another.
+fn events(before: &[Value], after: &[Value]) -> Vec<Event> {
+    let object = |value: &Value| match read(value) {
+        Read::Object(object) => object,
+        other @ (Read::Ignored { .. } | Read::Unusable(_)) => panic!("{other:?}"),
+    };
+    let keys: BTreeSet<_> = after.iter().map(|value| object(value).key()).collect();
+    let gone = before.iter().map(|value| object(value).key());
+    let gone = gone.filter(|key| !keys.contains(key)).map(Event::Deleted);
+    let new = after.iter().filter(|value| !before.contains(value));
+    gone.chain(new.map(|value| Event::Applied(object(value))))
+        .collect()
+}
+
+/// Another cluster, in which one pod of another node is another one, or is there or not.
+fn with_another_pod_elsewhere(random: &mut Random, objects: &[Value]) -> Vec<Value> {
+    let index = PODS + random.below(4);
+    let mut made = pod(random, index);
+    made["spec"]["nodeName"] = json!("elsewhere");
+    // Few addresses, so that several pods claim one, be it behind a Service of another namespace.
+    made["status"]["podIPs"] = json!([{"ip": format!("10.0.0.{}", random.below(PODS + 3))}]);
+    let others = objects
+        .iter()
+        .filter(|object| object["metadata"]["name"] != made["metadata"]["name"]);
+    let mut objects: Vec<Value> = others.cloned().collect();
+    if random.below(4) > 0 {
+        objects.push(made);
+    }
+    objects
+}
+
+/// Whatever happened before, what is wanted after a change is what a compilation from nothing says, and
+/// the steps to it are those of a plan that looks at every address.
+#[test]
+fn a_plan_of_what_moved_is_a_plan_of_everything() {
+    let (mut followed, mut moved, mut cuts, mut refusals) = (0, 0, 0, 0);
+    let seeds = if is_long() { 2_000 } else { 300 };
+    for seed in 0..seeds {
+        let mut random = Random(seed ^ 0xbeef);
+        let (mut store, mut touched) = (Store::default(), Touched::everything());
+        let (mut have, mut want) = (Image::default(), Desired::default());
+        let mut homes = None;
+        let mut objects: Vec<Value> = Vec::new();
+        for turn in 0..16 {
+            let case = format!("seed {seed} turn {turn}");
+            let before = objects;
+            objects = match random.below(4) {
+                0 => {
+                    let elsewhere = |value: &&Value| value["spec"]["nodeName"] == "elsewhere";
+                    let mut objects: Vec<Value> =
+                        before.iter().filter(elsewhere).cloned().collect();
+                    objects.extend(cluster(&mut random, Some(&before)));
+                    objects
+                }
+                _ => with_another_pod_elsewhere(&mut random, &before),
+            };
+            for event in events(&before, &objects) {
+                touched.note(&store, &event, "n");
+                let (Changed::Yes | Changed::No) = store.apply(event);
+            }
+            if want.follow(&store, &touched) {
+                followed += 1;
+            } else {
+                want = compiled(&store, want, &touched);
+            }
+            touched = Touched::nothing();
+            let whole = compiled(&store, Desired::default(), &Touched::everything());
+            assert_eq!(by_address(&want), by_address(&whole), "{case}");
+            assert_eq!(want.endpoints, whole.endpoints, "{case}");
+            assert_eq!(want.rulesets, whole.rulesets, "{case}");
+            assert_eq!(want.frontends, whole.frontends, "{case}");
+            assert_eq!(want.mixed, whole.mixed, "{case}");
+
+            let limits = Limits {
+                classes: match random.below(10) {
+                    0 => have.classes.values().map(BTreeMap::len).sum(),
+                    _ => usize::MAX,
+                },
+                ..Limits::UNLIMITED
+            };
+            let planned = plan(&have, &want, &limits, homes.as_ref());
+            assert_eq!(planned, plan(&have, &want, &limits, None), "{case}");
+            moved += usize::from(homes.is_some() && matches!(want.moved, Addresses::Only(_)));
+            refusals += planned.refused.len();
+            let steps = planned.steps.len();
+            let cut = match random.below(10) {
+                0 if steps > 0 => usize::try_from(random.below(u64::try_from(steps).unwrap())),
+                _ => Ok(steps),
+            };
+            let cut = cut.unwrap();
+            cuts += usize::from(cut < steps);
+            have = applied(&have, &planned.steps[..cut]);
+            homes = planned.homes.filter(|_| cut == steps);
+        }
+    }
+    let seeds = usize::try_from(seeds).unwrap();
+    assert!(
+        followed > 2 * seeds && moved > 4 * seeds && cuts > seeds / 4 && refusals > seeds / 10,
+        "too tame: {followed} followed, {moved} plans of what moved, {cuts} cuts, {refusals} refusals"
+    );
+}
+
+/// What the tables should say of each address, whatever the numbers of classes are.
+fn by_address(want: &Desired) -> BTreeMap<IpAddr, &Allowed> {
+    let classes = want.peers.iter();
+    let columns = classes.map(|(address, class)| (address, &want.columns[class]));
+    columns.filter(|(_, column)| !column.is_empty()).collect()
 }
 
 /// Nothing is left behind, and nothing is missing.
@@ -369,7 +483,7 @@ fn what_does_not_fit_is_refused_whole_and_never_opens() {
         for turn in 0..4 {
             objects = cluster(&mut random, Some(&objects));
             want = desired(&objects, &want);
-            let Plan { steps, refused, .. } = plan(&have, &want, &limits);
+            let Plan { steps, refused, .. } = plan(&have, &want, &limits, None);
             let wanted = fresh(&want);
             let mut now = have.clone();
             for step in &steps {
@@ -449,7 +563,7 @@ fn a_new_pod_whose_ruleset_does_not_fit_is_closed() {
         trie: 0,
         ..Limits::UNLIMITED
     };
-    let planned = plan(&Image::default(), &want, &limits);
+    let planned = plan(&Image::default(), &want, &limits, None);
     assert_eq!(planned.refused.len(), 1);
     let image = applied(&Image::default(), &planned.steps);
     assert!(!passes(&image, (100, "192.0.2.1".parse().unwrap(), 80)));

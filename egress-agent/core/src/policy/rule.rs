@@ -47,10 +47,10 @@ impl Rules<'_> {
             self.entries(field, "ports", "this entry is ignored", |_, field| {
                 port(field)
             })?;
-        let rule = Rule {
-            to: to.map_or(Peers::Any, Peers::Only),
-            ports: ports.map_or(Ports::Any, Ports::Only),
-        };
+        let rule = Rule::new(
+            to.map_or(Peers::Any, Peers::Only),
+            ports.map_or(Ports::Any, Ports::Only),
+        );
         Ok((rule, (peers, entries)))
     }
 
@@ -229,10 +229,7 @@ mod tests {
 
     #[test]
     fn an_absent_or_empty_list_matches_everything_s11_s13_s81() {
-        let everything = Rule {
-            to: Peers::Any,
-            ports: Ports::Any,
-        };
+        let everything = Rule::new(Peers::Any, Ports::Any);
         for rule in [
             json!({}),
             json!({"to": [], "ports": []}),

@@ -161,13 +161,18 @@ impl Rig {
             &self.store,
             &[subject],
             &options,
-            &self.desired,
-            &Touched::Everything,
+            std::mem::take(&mut self.desired),
+            &Touched::everything(),
         );
         let compile = start.elapsed();
 
         let start = Instant::now();
-        let planned = plan(self.datapath.image(), &self.desired, self.datapath.limits());
+        let planned = plan(
+            self.datapath.image(),
+            &self.desired,
+            self.datapath.limits(),
+            None,
+        );
         if let Some(refusal) = planned.refused.first() {
             bail!("{refusal}");
         }

@@ -140,8 +140,8 @@ pub(crate) fn policy(nets: impl Iterator<Item = IpNet>, ports: &[u16]) -> Result
         bail!("{value} does not isolate");
     };
     // Put in as a parser would: a million entries of JSON are not what is measured here.
-    rules.push(Rule {
-        to: Peers::Only(
+    rules.push(Rule::new(
+        Peers::Only(
             nets.map(|net| {
                 Peer::Block(Block {
                     net,
@@ -150,7 +150,7 @@ pub(crate) fn policy(nets: impl Iterator<Item = IpNet>, ports: &[u16]) -> Result
             })
             .collect(),
         ),
-        ports: Ports::Only(
+        Ports::Only(
             ports
                 .iter()
                 .map(|port| Port::Range {
@@ -160,7 +160,7 @@ pub(crate) fn policy(nets: impl Iterator<Item = IpNet>, ports: &[u16]) -> Result
                 })
                 .collect(),
         ),
-    });
+    ));
     Ok(Object::Policy(policy))
 }
 

@@ -153,11 +153,16 @@ impl Node {
             store,
             &subjects,
             &options,
-            &self.desired,
-            &Touched::Everything,
+            std::mem::take(&mut self.desired),
+            &Touched::everything(),
         );
         self.datapath.image_mut().recognise(&self.desired.rulesets);
-        let planned = plan(self.datapath.image(), &self.desired, self.datapath.limits());
+        let planned = plan(
+            self.datapath.image(),
+            &self.desired,
+            self.datapath.limits(),
+            None,
+        );
         match planned.refused.first() {
             Some(refusal) => bail!("{refusal}"),
             None => Ok(planned.steps),
