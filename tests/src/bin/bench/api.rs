@@ -89,7 +89,8 @@ fn serve(stream: &TcpStream, contents: Contents) -> Result<()> {
         event(
             &mut writer,
             "BOOKMARK",
-            &json!({ "metadata": {
+            // Which kind it names is nobody's concern, but it must name one.
+            &json!({ "apiVersion": "v1", "kind": "Pod", "metadata": {
                 "resourceVersion": "1",
                 "annotations": { "k8s.io/initial-events-end": "true" },
             } }),
