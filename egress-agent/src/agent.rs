@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use self::events::Events;
 use self::starting::Starting;
 use crate::attribution::Attribution;
-use crate::datapath::{Datapath, Sizes};
+use crate::datapath::{Datapath, PinRoot, Sizes};
 use crate::drops::{self, DropLog};
 use crate::flows::{self, FlowLog};
 use crate::metrics::{Counters, Observations, WorkloadLabels};
@@ -108,10 +108,17 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         .as_ref()
         .map(|log| FlowLog::start(log, tally))
         .transpose()?;
-    let datapath = Datapath::open(&settings.pin_root, &settings.sizes)?;
+    let pins = PinRoot::open(&settings.pin_root)?;
     let state_dir = source::state_folder(&settings.state_dir, &settings.pin_root);
-    let (source, first) =
-        Source::open(access, &state_dir).context("reading the objects (--manifests)")?;
+    // Reading files takes about as long as the kernel takes to verify programs.
+    let objects = tokio::task::spawn_blocking({
+        let state_dir = state_dir.clone();
+        move || Source::open(access, &state_dir)
+    });
+    let datapath = tokio::task::block_in_place(|| Datapath::over(pins, &settings.sizes))?;
+    let (source, first) = objects
+        .await?
+        .context("reading the objects (--manifests)")?;
     let records = Records::load(&state_dir.join(RECORDS))
         .with_context(|| format!("reading records in {} (--state-dir)", state_dir.display()))?;
     let changes = Changes::new(Some(&settings.cni_cache_dir))

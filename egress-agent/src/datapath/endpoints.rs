@@ -9,7 +9,7 @@ use zerocopy::IntoBytes as _;
 use zerocopy::network_endian::U64;
 
 use super::error::{SetupError, TableError};
-use super::tables::{Hash, failed, take};
+use super::tables::{Hash, failed, take, values};
 
 const SEAT_BYTES: usize = size_of::<Seat>();
 
@@ -24,12 +24,12 @@ pub(super) struct Endpoints {
 impl Endpoints {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, SetupError> {
         let seats: Array<MapData, [u8; SEAT_BYTES]> = take(ebpf, "SEATS")?;
+        let taken = values(&seats).map_err(|source| SetupError::Map {
+            map: "SEATS",
+            source,
+        })?;
         let mut seated = BTreeMap::new();
-        for index in 0..seats.len() {
-            let bytes = seats.get(&index, 0).map_err(|source| SetupError::Map {
-                map: "SEATS",
-                source,
-            })?;
+        for (index, bytes) in (0..).zip(taken) {
             let seat: Seat = zerocopy::transmute!(bytes);
             if seat.endpoint().is_some() {
                 seated.insert(index, seat);
@@ -73,8 +73,7 @@ impl Endpoints {
     /// Every endpoint, as the kernel has it.
     pub(super) fn entries(&self) -> Result<Vec<(u64, Endpoint)>, TableError> {
         let mut entries = Vec::new();
-        for bytes in self.seats.iter() {
-            let bytes = bytes.map_err(|e| failed("SEATS", "iterate", e))?;
+        for bytes in values(&self.seats).map_err(|e| failed("SEATS", "iterate", e))? {
             let seat: Seat = zerocopy::transmute!(bytes);
             entries.extend(seat.endpoint().map(|(hook, endpoint)| (hook, *endpoint)));
         }

@@ -127,9 +127,13 @@ impl fmt::Debug for Reader {
 }
 
 impl Datapath {
-    /// Loads the programs over the pinned maps, or new ones, and reads what they say.
+    /// Takes a pin root and all that [`Datapath::over`] does.
     pub fn open(pin_root: &Path, sizes: &Sizes) -> Result<Self, SetupError> {
-        let pins = PinRoot::open(pin_root)?;
+        Self::over(PinRoot::open(pin_root)?, sizes)
+    }
+
+    /// Loads the programs over the pinned maps, or new ones, and reads what they say.
+    pub fn over(pins: PinRoot, sizes: &Sizes) -> Result<Self, SetupError> {
         let others = Some(pins.others()?).filter(|others| !others.is_empty());
         let mut ebpf = load::load(&pins, sizes)?;
         let limits = load::limits(&pins, sizes)?;

@@ -6,29 +6,29 @@
 use std::collections::BTreeMap;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, MapError};
 use egress_common::abi::{PRESENT_FRONTENDS, PRESENT_PEERS, present_bit};
 use egress_core::image::Image;
 
 use super::error::{SetupError, TableError};
-use super::tables::{failed, take};
+use super::tables::{failed, take, values};
 
 /// The bits, and how many addresses set each.
 pub(super) struct Present {
-    map: Array<MapData, u64>,
+    map: Array<MapData, [u8; 8]>,
     words: Vec<u64>,
     counts: BTreeMap<(u32, u32), u32>,
 }
 
 impl Present {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, SetupError> {
-        let map: Array<MapData, u64> = take(ebpf, "PRESENT")?;
-        let words = map.iter().collect::<Result<_, _>>();
+        let map = take(ebpf, "PRESENT")?;
+        let words = words(&map).map_err(|source| SetupError::Map {
+            map: "PRESENT",
+            source,
+        })?;
         Ok(Self {
-            words: words.map_err(|source| SetupError::Map {
-                map: "PRESENT",
-                source,
-            })?,
+            words,
             map,
             counts: BTreeMap::new(),
         })
@@ -77,11 +77,7 @@ impl Present {
 
     /// Whether the kernel has what was written.
     pub(super) fn is_as_written(&self) -> Result<bool, TableError> {
-        let words: Vec<u64> = self
-            .map
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(|e| failed("PRESENT", "iterate", e))?;
+        let words = words(&self.map).map_err(|e| failed("PRESENT", "iterate", e))?;
         Ok(words == self.words)
     }
 
@@ -95,13 +91,18 @@ impl Present {
             return Ok(());
         }
         self.map
-            .set(word, bits, 0)
+            .set(word, bits.to_ne_bytes(), 0)
             .map_err(|e| failed("PRESENT", "update", e))?;
         if let Some(mine) = index(word).and_then(|at| self.words.get_mut(at)) {
             *mine = bits;
         }
         Ok(())
     }
+}
+
+fn words(map: &Array<MapData, [u8; 8]>) -> Result<Vec<u64>, MapError> {
+    let words = values(map)?.into_iter().map(u64::from_ne_bytes);
+    Ok(words.collect())
 }
 
 fn place(table: u32, address: &[u8; 16]) -> (u32, u32) {

@@ -104,6 +104,51 @@ pub(super) fn update_all(
     Ok(())
 }
 
+/// `BPF_MAP_LOOKUP_BATCH` (5.6): all keys and values of a hash or an array, by a call for some thousands.
+/// Nobody else may write to the map meanwhile.
+pub(super) fn read_all(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    // More than one bucket of a hash ever holds.
+    const TOGETHER: u32 = 4_096;
+    let together = usize::try_from(TOGETHER).map_err(io::Error::other)?;
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    let mut some_keys = vec![0; key_size * together];
+    let mut some_values = vec![0; value_size * together];
+    // Where a call begins, and where the next one goes on: an index or a bucket.
+    let (mut place, mut next) = ([0; 4], [0; 4]);
+    let mut first = true;
+    loop {
+        let mut attr = zeroed();
+        // SAFETY: `batch` is the member of the union that BPF_MAP_LOOKUP_BATCH reads, and any bytes are a
+        // value of it.
+        let batch = unsafe { &mut attr.batch };
+        batch.in_batch = if first { 0 } else { address_of(&mut place) };
+        batch.out_batch = address_of(&mut next);
+        batch.keys = address_of(&mut some_keys);
+        batch.values = address_of(&mut some_values);
+        batch.count = TOGETHER;
+        batch.map_fd = fd(map);
+        let result = call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let ended = match result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: as above; the kernel wrote back how many entries there were.
+        let count = unsafe { attr.batch.count };
+        let count = usize::try_from(count.min(TOGETHER)).map_err(io::Error::other)?;
+        keys.extend(some_keys.iter().take(count * key_size));
+        values.extend(some_values.iter().take(count * value_size));
+        if ended {
+            return Ok((keys, values));
+        }
+        (first, place) = (false, next);
+    }
+}
+
 /// `BPF_PROG_QUERY` (TCX: 6.6): how many programs are on a hook of an interface.
 pub(super) fn attached(interface: u32, hook: bpf_attach_type) -> io::Result<u32> {
     let mut attr = zeroed();

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use egress_common::abi::{
     ALLOWED_V4, ALLOWED_V6, Address, Config, Counter, DROP_KINDS, DropKind, Dropped, FrontendKey,
     HookKey, PortsData, RulesetClass, RulesetFrontend,
@@ -147,16 +147,11 @@ impl Tables {
     }
 
     pub(super) fn ruleset_keys(&self) -> Result<Vec<(u32, [u8; 32])>, TableError> {
-        (0..self.rulesets.len())
-            .map(|slot| {
-                let key = self
-                    .rulesets
-                    .get(&slot, 0)
-                    .map_err(|e| failed("RULESET_KEYS", "lookup", e))?;
-                Ok((slot, key))
-            })
-            .filter(|entry| !matches!(entry, Ok((_, key)) if *key == FREE || *key == LEFT))
-            .collect()
+        let keys = values(&self.rulesets).map_err(|e| failed("RULESET_KEYS", "lookup", e))?;
+        let used = (0..)
+            .zip(keys)
+            .filter(|(_, key)| *key != FREE && *key != LEFT);
+        Ok(used.collect())
     }
 
     pub(super) fn set_ruleset_key(&mut self, slot: u32, key: [u8; 32]) -> Result<(), TableError> {
@@ -199,16 +194,27 @@ impl<const K: usize, const V: usize> Hash<K, V> {
     }
 
     pub(super) fn entries<A: FromBytes, B: FromBytes>(&self) -> Result<Vec<(A, B)>, TableError> {
-        self.map
-            .iter()
-            .map(|entry| {
-                let (key, value) = entry.map_err(|e| failed(self.name, "iterate", e))?;
-                match (A::read_from_bytes(&key), B::read_from_bytes(&value)) {
-                    (Ok(key), Ok(value)) => Ok((key, value)),
-                    _ => Err(failed(self.name, "iterate", MapError::KeyNotFound)),
-                }
-            })
-            .collect()
+        let entry = |key: &[u8; K], value: &[u8; V]| match (
+            A::read_from_bytes(key),
+            B::read_from_bytes(value),
+        ) {
+            (Ok(key), Ok(value)) => Ok((key, value)),
+            _ => Err(failed(self.name, "iterate", MapError::KeyNotFound)),
+        };
+        match sys::read_all(IterableMap::map(&self.map).fd().as_fd(), K, V) {
+            Ok((keys, values)) => {
+                let entries = keys.as_chunks().0.iter().zip(values.as_chunks().0);
+                entries.map(|(key, value)| entry(key, value)).collect()
+            }
+            Err(error) => {
+                tracing::debug!(%error, map = self.name, "a batch was refused, reading one by one");
+                let entries = self.map.iter().map(|one| {
+                    let (key, value) = one.map_err(|e| failed(self.name, "iterate", e))?;
+                    entry(&key, &value)
+                });
+                entries.collect()
+            }
+        }
     }
 }
 
@@ -310,12 +316,22 @@ fn sum<'a>(values: impl Iterator<Item = &'a [u8; 16]>) -> Counter {
 
 /// The slots that an agent left, and did not empty any more.
 fn left(rulesets: &Array<MapData, [u8; 32]>) -> Result<BTreeSet<u32>, MapError> {
-    let keys = (0..).zip(rulesets.iter());
-    keys.filter_map(|(slot, key)| match key {
-        Ok(key) => (key == LEFT).then_some(Ok(slot)),
-        Err(error) => Some(Err(error)),
-    })
-    .collect()
+    let keys = (0..).zip(values(rulesets)?);
+    let left = keys.filter(|(_, key)| *key == LEFT);
+    Ok(left.map(|(slot, _)| slot).collect())
+}
+
+/// The values of an array, by index.
+pub(super) fn values<const N: usize>(
+    array: &Array<MapData, [u8; N]>,
+) -> Result<Vec<[u8; N]>, MapError> {
+    match sys::read_all(IterableMap::map(array).fd().as_fd(), 4, N) {
+        Ok((_, values)) => Ok(values.as_chunks().0.to_vec()),
+        Err(error) => {
+            tracing::debug!(%error, "a batch was refused, reading one by one");
+            array.iter().collect()
+        }
+    }
 }
 
 /// Fills a trie in key order: one batch where the kernel takes them, single writes for the rest.
