@@ -16,7 +16,7 @@ use super::sys;
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// What is pinned of a version, a folder each.
-const FOLDERS: [&str; 2] = ["maps", "links"];
+const FOLDERS: [&str; 3] = ["maps", "links", "programs"];
 
 /// A pin root that this process owns until it is dropped. The pins stay.
 #[derive(Debug)]
@@ -61,6 +61,11 @@ impl PinRoot {
     /// Where links are pinned.
     pub fn links(&self) -> PathBuf {
         version_folder(&self.path).join("links")
+    }
+
+    /// Where programs are pinned.
+    pub(super) fn programs(&self) -> PathBuf {
+        version_folder(&self.path).join("programs")
     }
 
     /// Whether the folder is still where it was. Somebody may have unmounted the file system; what it

@@ -8,6 +8,7 @@ use aya::sys::is_helper_supported;
 use aya::{Ebpf, EbpfLoader};
 use aya_obj::generated::bpf_func_id;
 use egress_core::plan::Limits;
+use sha2::{Digest as _, Sha256};
 
 use super::Sizes;
 use super::bpffs::PinRoot;
@@ -86,20 +87,66 @@ pub(super) fn load(pins: &PinRoot, sizes: &Sizes) -> Result<Ebpf, SetupError> {
     }
     #[cfg(feature = "datapath-log")]
     follow_log(&mut ebpf);
+    let stamp = stamp(pins, &[coarse.into(), sizes.flow_events, ticks, sets])?;
     for name in ["from_pod", "to_pod"] {
         let program: &mut SchedClassifier = ebpf
             .program_mut(name)
             .ok_or(SetupError::Missing(name))?
             .try_into()
             .map_err(|e: ProgramError| failed(e.into()))?;
+        let pin = pins.programs().join(format!("{stamp}-{name}"));
+        if !cfg!(feature = "datapath-log")
+            && let Ok(loaded) = SchedClassifier::from_pin(&pin)
+        {
+            tracing::debug!(name, "the program of an earlier agent is taken over");
+            *program = loaded;
+            continue;
+        }
         program.load().map_err(|e| failed(e.into()))?;
+        if let Err(error) = program.pin(&pin) {
+            tracing::debug!(%error, name, "the next agent verifies the program again");
+        }
     }
+    forget_programs(pins, &stamp);
     tracing::debug!(
         coarse_clock = coarse,
         maps_taken_over = taken_over.len(),
         "programs loaded"
     );
     Ok(ebpf)
+}
+
+/// What a program in the kernel follows from: the object, the constants set in it, and the maps that it
+/// holds. To verify it takes the kernel half a second; of the same an earlier agent has pinned the same.
+fn stamp(pins: &PinRoot, constants: &[u32]) -> Result<String, SetupError> {
+    let mut hasher = Sha256::new();
+    hasher.update(OBJECT);
+    for constant in constants {
+        hasher.update(constant.to_ne_bytes());
+    }
+    for (map, _, _) in MAPS {
+        let info =
+            MapInfo::from_pin(pins.map(map)).map_err(|source| SetupError::Map { map, source })?;
+        hasher.update(info.id().to_ne_bytes());
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    let start = digest.first_chunk().copied();
+    Ok(format!("{:032x}", start.map_or(0, u128::from_be_bytes)))
+}
+
+/// Removes the pins of programs that follow from something else. What is attached stays so.
+fn forget_programs(pins: &PinRoot, stamp: &str) {
+    let Ok(entries) = fs::read_dir(pins.programs()) else {
+        return;
+    };
+    for pin in entries.flatten().map(|entry| entry.path()) {
+        let name = pin.file_name().unwrap_or_default().to_string_lossy();
+        if !name.starts_with(stamp)
+            && let Err(error) = fs::remove_file(&pin)
+        {
+            tracing::debug!(%error, pin = %pin.display(), "a program's pin stays");
+        }
+    }
 }
 
 /// Whether programs may ask the coarse clock (5.11). Asked of the kernel, not told by its version.
