@@ -313,7 +313,7 @@ impl Manifests {
                 file.broken = None;
                 file.counts = Some(digest);
                 self.set(path, contents);
-                self.keep(path, bytes, new);
+                self.keep(path, bytes, &digest, new);
             }
             Err(error) => {
                 file.broken = Some(error);
@@ -383,13 +383,9 @@ impl Manifests {
         true
     }
 
-    fn keep(&mut self, path: &Path, bytes: &[u8], new: bool) {
+    fn keep(&mut self, path: &Path, bytes: &[u8], digest: &[u8; 32], new: bool) {
         let Some(state) = &self.state else { return };
-        if new
-            && state
-                .load(path)
-                .is_ok_and(|kept| kept.as_deref() == Some(bytes))
-        {
+        if new && state.keeps(path, bytes, digest) {
             return;
         }
         match state.keep(path, bytes) {
@@ -402,7 +398,7 @@ impl Manifests {
     /// that cannot be looked at say what they had said.
     fn adopt_state(&mut self, listing: &Listing) {
         let Some(state) = &self.state else { return };
-        let kept = match state.files() {
+        let kept = match state.files_but(self.files.keys().map(PathBuf::as_path)) {
             Ok(kept) => kept,
             Err(error) => {
                 let problem = unkept(state.folder(), &error);
@@ -411,9 +407,6 @@ impl Manifests {
             }
         };
         for path in kept {
-            if self.files.contains_key(&path) {
-                continue;
-            }
             if path
                 .ancestors()
                 .any(|above| listing.unreadable.contains_key(above))

@@ -7,6 +7,7 @@
 //!
 //! An entry is the file's path, a NUL, the SHA-256 of the text, and the text.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -48,6 +49,14 @@ impl State {
         }
     }
 
+    /// Whether the text kept of a file is this one, of this digest.
+    pub(super) fn keeps(&self, file: &Path, text: &[u8], digest: &[u8; 32]) -> bool {
+        let kept = fs::read(self.entry(file)).unwrap_or_default();
+        let rest = kept.strip_prefix(file.as_os_str().as_bytes());
+        let rest = rest.and_then(|rest| rest.strip_prefix(&[0])?.strip_prefix(digest));
+        rest == Some(text)
+    }
+
     /// Keeps the text of a file.
     pub(super) fn keep(&self, file: &Path, text: &[u8]) -> io::Result<()> {
         fs::DirBuilder::new()
@@ -79,8 +88,12 @@ impl State {
         }
     }
 
-    /// The files whose text is kept.
-    pub(super) fn files(&self) -> io::Result<Vec<PathBuf>> {
+    /// The files whose text is kept, but for these.
+    pub(super) fn files_but<'a>(
+        &self,
+        known: impl Iterator<Item = &'a Path>,
+    ) -> io::Result<Vec<PathBuf>> {
+        let known: BTreeSet<PathBuf> = known.map(|file| self.entry(file)).collect();
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -92,6 +105,7 @@ impl State {
             // Folders are others'.
             if entry.file_type()?.is_dir()
                 || path.file_name().is_some_and(|name| name == UNFINISHED)
+                || known.contains(&path)
             {
                 continue;
             }
@@ -148,6 +162,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     #[test]
@@ -156,7 +172,8 @@ mod tests {
         let state = State::new(&dir.path().join("a/b"));
         let file = Path::new("/m/x.yaml");
         assert_eq!(state.load(file).unwrap(), None);
-        assert!(state.files().unwrap().is_empty());
+        let files = || state.files_but(iter::empty()).unwrap();
+        assert!(files().is_empty());
         state.keep(file, b"one").unwrap();
         state.keep(file, b"two\0three").unwrap();
         state.keep(Path::new("/m/sub/x.yaml"), b"").unwrap();
@@ -171,7 +188,9 @@ mod tests {
             state.load(Path::new("/m/sub/x.yaml")).unwrap().unwrap(),
             b""
         );
-        assert_eq!(state.files().unwrap(), [Path::new("/m/sub/x.yaml"), file]);
+        assert_eq!(files(), [Path::new("/m/sub/x.yaml"), file]);
+        let but = state.files_but([file].into_iter()).unwrap();
+        assert_eq!(but, [Path::new("/m/sub/x.yaml")]);
         state.forget(file).unwrap();
         state.forget(file).unwrap();
         assert_eq!(state.load(file).unwrap(), None);
@@ -184,10 +203,15 @@ mod tests {
         let file = Path::new("/m/x.yaml");
         state.keep(file, b"some text").unwrap();
         let whole = fs::read(state.entry(file)).unwrap();
+        let digest = Sha256::digest(b"some text").into();
+        assert!(state.keeps(file, b"some text", &digest));
+        assert!(!state.keeps(file, b"some tex", &digest));
+        assert!(!state.keeps(file, b"some text", &[0; 32]));
         for length in 0..whole.len() {
             fs::write(state.entry(file), whole.get(..length).unwrap()).unwrap();
             assert_eq!(state.load(file).unwrap(), None);
-            assert!(state.files().unwrap().is_empty());
+            assert!(!state.keeps(file, b"some text", &digest));
+            assert!(state.files_but(iter::empty()).unwrap().is_empty());
         }
     }
 
