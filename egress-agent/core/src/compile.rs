@@ -43,6 +43,8 @@ pub enum Isolation<'a> {
     Policies(Vec<&'a Policy>),
     /// It could not be read: nothing is allowed.
     Closed,
+    /// As the last compilation said of this hook, which [`stands`](Desired::stands).
+    AsBefore,
 }
 
 impl<'a> Isolation<'a> {
@@ -91,6 +93,8 @@ pub struct Desired {
     pub mixed: BTreeMap<FrontendKey, Mixed>,
     /// The frontends of which rulesets may say something else than in the compilation before this one.
     pub judged_anew: BTreeSet<FrontendKey>,
+    /// Each ruleset's own frontends, and what it is without (S85).
+    finals: BTreeMap<RulesetKey, (RulesetKey, BTreeSet<FrontendKey>)>,
     /// The rulesets that differ from one without own frontends (S85) in these alone.
     variants: BTreeMap<RulesetKey, Vec<RulesetKey>>,
     /// What was judged.
@@ -160,6 +164,17 @@ pub fn compile(
         .collect();
 
     let mut bases: BTreeMap<RulesetKey, Arc<Ruleset>> = BTreeMap::new();
+    let as_before = subjects
+        .iter()
+        .filter(|subject| matches!(subject.isolation, Isolation::AsBefore));
+    for subject in as_before {
+        if let Some(key) = previous.ruleset(subject.hook)
+            && let Some((base, _)) = previous.finals.get(&key)
+            && let Some(ruleset) = previous.rulesets.get(&key)
+        {
+            bases.entry(*base).or_insert_with(|| Arc::clone(ruleset));
+        }
+    }
     for (rules, base) in ruled.iter().filter_map(|r| r.rules.as_ref()) {
         bases.entry(*base).or_insert_with(|| {
             previous
@@ -191,6 +206,22 @@ pub fn compile(
     let mut finals: BTreeMap<RulesetKey, (RulesetKey, BTreeSet<FrontendKey>)> = BTreeMap::new();
     for Ruled { subject, rules } in &ruled {
         let endpoint_rules = match (&subject.isolation, rules) {
+            (Isolation::AsBefore, _) => {
+                if let Some(key) = previous.ruleset(subject.hook)
+                    && let Some(known) = previous.finals.get(&key)
+                {
+                    finals.entry(key).or_insert_with(|| known.clone());
+                }
+                // One of which nothing was said is unknown, and closed.
+                let before = previous.endpoints.remove(&subject.hook);
+                let before = before.unwrap_or_else(|| DesiredEndpoint {
+                    addresses: subject.addresses.clone(),
+                    rules: EndpointRules::Closed,
+                    spoof_check: !options.no_spoof_check,
+                });
+                desired.endpoints.insert(subject.hook, before);
+                continue;
+            }
             (Isolation::None, _) => EndpointRules::Open,
             (Isolation::Closed, _) | (Isolation::Policies(_), None) => EndpointRules::Closed,
             (Isolation::Policies(_), Some((rules, base))) => {
@@ -278,6 +309,7 @@ pub fn compile(
     }
     desired.add_columns(columns);
     desired.backends = behind.into_keys().collect();
+    desired.finals = finals;
     desired.moved = moved;
     desired.peers = peers;
     desired
@@ -289,14 +321,12 @@ impl Desired {
     pub fn follow(&mut self, store: &Store, touched: &Touched) -> bool {
         let Touched {
             addresses,
-            more,
+            isolated,
+            services: _,
             node: _,
         } = touched;
-        let served = match addresses {
-            Addresses::Only(addresses) => !addresses.is_disjoint(&self.backends),
-            Addresses::All => true,
-        };
-        if *more || served || !self.peers.ask_again(store, addresses) {
+        if !isolated.is_empty() || !self.stands(touched) || !self.peers.ask_again(store, addresses)
+        {
             return false;
         }
         self.add_columns(self.peers.columns(self.columns.len()));
@@ -304,6 +334,24 @@ impl Desired {
         self.only_moved = true;
         self.judged_anew.clear();
         true
+    }
+
+    /// Whether a subject that no policy isolates, or did, which changed, may be
+    /// [`Isolation::AsBefore`] after this.
+    pub fn stands(&self, touched: &Touched) -> bool {
+        let served = match &touched.addresses {
+            Addresses::Only(addresses) => !addresses.is_disjoint(&self.backends),
+            Addresses::All => !self.backends.is_empty(),
+        };
+        !(served || touched.services || touched.node)
+    }
+
+    /// The ruleset of a hook, if it has one.
+    fn ruleset(&self, hook: u64) -> Option<RulesetKey> {
+        match self.endpoints.get(&hook)?.rules {
+            EndpointRules::Open | EndpointRules::Closed => None,
+            EndpointRules::Ruleset(key) => Some(key),
+        }
     }
 
     /// Adds columns by ruleset without own frontends.

@@ -118,6 +118,15 @@ impl<'a> Isolating<'a> {
     }
 }
 
+/// Whether a policy isolates a pod for egress, as [`isolating`] says.
+pub fn is_isolated_by(policy: &Policy, pod: &Pod) -> bool {
+    let placed = match policy.subject.namespace {
+        SubjectNamespace::Own => policy.name.namespace == pod.name.namespace,
+        SubjectNamespace::Unknown => true,
+    };
+    placed && isolates(policy, pod)
+}
+
 /// Whether a policy that is of the pod's namespace, or may be, isolates it.
 fn isolates(policy: &Policy, pod: &Pod) -> bool {
     let speaks = match policy.egress {
@@ -254,6 +263,10 @@ mod tests {
         let pod = pod(pod_value);
         let found = isolating(&store, &pod);
         assert_eq!(Isolating::of(&store).policies(&store, &pod), found);
+        let asked = store
+            .policies()
+            .filter(|policy| is_isolated_by(policy, &pod));
+        assert_eq!(asked.collect::<Vec<_>>(), found);
         found.iter().map(|policy| policy.name.to_string()).collect()
     }
 

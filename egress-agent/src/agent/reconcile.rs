@@ -9,12 +9,15 @@ use egress_core::image::Step;
 use egress_core::object::{Name, Pod};
 use egress_core::plan::plan;
 use egress_core::store::Store;
-use egress_core::workload::Isolating;
+use egress_core::workload::{self, Isolating};
 use zerocopy::network_endian::U32;
 
 use super::{Agent, Failure, Sought};
 use crate::metrics::Stage;
 use crate::pods::{Asking, HostInterface, PodId, Record, Wanted};
+
+/// Of so many pods it is faster to go through all policies each time than to put them in order.
+const FEW: usize = 8;
 
 /// A local pod and where its traffic passes.
 struct Local<'a> {
@@ -186,8 +189,8 @@ impl Agent {
     fn program(&mut self, seen: Instant, links: Links) {
         self.retry = false;
         let failures = tokio::task::block_in_place(|| match links {
-            Links::Any => self.program_kernel(seen),
-            Links::AsTheyWere => self.program_tables(seen).err().into_iter().collect(),
+            Links::Any => self.program_kernel(seen, links),
+            Links::AsTheyWere => self.program_tables(seen, links).err().into_iter().collect(),
         });
         // Once, not at every attempt.
         for failure in failures
@@ -209,7 +212,7 @@ impl Agent {
         self.publish();
     }
 
-    fn program_kernel(&mut self, seen: Instant) -> Vec<Failure> {
+    fn program_kernel(&mut self, seen: Instant, links: Links) -> Vec<Failure> {
         let mut failures = Vec::new();
         if let Err(error) = self.datapath.restore_pins() {
             failures.push(Failure {
@@ -229,12 +232,12 @@ impl Agent {
         // First as they were without policies: the hooks note what is opened towards the pods
         // while the kernel's table is asked for what is older.
         if !fresh.is_empty() {
-            match self.make_so(&fresh) {
+            match self.make_so(links, &fresh) {
                 Ok(()) => self.seed(&fresh, &mut failures),
                 Err(message) => failures.push(Failure { pod: None, message }),
             }
         }
-        match self.program_tables(seen) {
+        match self.program_tables(seen, links) {
             Ok(()) => {
                 self.seed_nothing(&starting);
                 for _ in &fresh {
@@ -259,8 +262,8 @@ impl Agent {
     }
 
     /// Makes the tables say what the objects say.
-    fn program_tables(&mut self, seen: Instant) -> Result<(), Failure> {
-        match self.make_so(&BTreeSet::new()) {
+    fn program_tables(&mut self, seen: Instant, links: Links) -> Result<(), Failure> {
+        match self.make_so(links, &BTreeSet::new()) {
             Ok(()) => {
                 self.observations.programmed(Stage::Total, seen.elapsed());
                 Ok(())
@@ -285,15 +288,26 @@ impl Agent {
     }
 
     /// Compiles, plans and applies. Endpoints in `open` are written without isolation.
-    fn make_so(&mut self, open: &BTreeSet<u64>) -> Result<(), String> {
+    fn make_so(&mut self, links: Links, open: &BTreeSet<u64>) -> Result<(), String> {
         let started = Instant::now();
-        let locals = locals(&self.store, &self.settings.options.node);
+        // Where links and pods are as they were, policies say otherwise only of those they isolate.
+        let stands = links == Links::AsTheyWere && self.desired.stands(&self.touched);
+        let asked = stands.then_some(&self.touched.isolated);
+        let locals = locals(&self.store, &self.settings.options.node, asked);
         let mut subjects = Vec::new();
         let there = self.found.values().flat_map(|found| &found.interfaces);
         let there: BTreeSet<u32> = there.map(|interface| interface.index).collect();
         let hooks = self.hooks.iter();
         for (index, hook) in hooks.filter(|(index, _)| there.contains(index)) {
             let hook_id = u64::from(*index);
+            if asked.is_some_and(|asked| !asked.contains(&hook.pod.name)) {
+                subjects.push(Subject {
+                    hook: hook_id,
+                    addresses: BTreeSet::new(),
+                    isolation: Isolation::AsBefore,
+                });
+                continue;
+            }
             let (addresses, isolation) = if let Some(local) = locals.get(&hook.pod) {
                 (self.addresses(local.pod), local.isolation.clone())
             } else if let Some(found) = self.found.get(&hook.pod) {
@@ -320,10 +334,12 @@ impl Agent {
             &self.touched,
         );
         self.touched = Touched::nothing();
-        self.pods = locals
-            .into_iter()
-            .map(|(pod, local)| (pod.name, local.isolated_by))
-            .collect();
+        if !stands {
+            self.pods.clear();
+        }
+        let isolated_by = locals.into_iter();
+        self.pods
+            .extend(isolated_by.map(|(pod, local)| (pod.name, local.isolated_by)));
         self.datapath.image_mut().recognise(&self.desired.rulesets);
         self.switch_events();
         self.carry_out(started)
@@ -421,12 +437,21 @@ impl Agent {
     }
 }
 
-/// A node's pods that are enforced.
-fn locals<'a>(store: &'a Store, node: &str) -> BTreeMap<PodId, Local<'a>> {
+/// A node's pods that are enforced; of these, where not all are asked for.
+fn locals<'a>(
+    store: &'a Store,
+    node: &str,
+    asked: Option<&BTreeSet<Name>>,
+) -> BTreeMap<PodId, Local<'a>> {
     let mut locals = BTreeMap::new();
-    let isolating = Isolating::of(store);
-    for pod in store.pods_on(node) {
-        let policies = isolating.policies(store, pod);
+    let all = asked.is_none_or(|asked| asked.len() > FEW);
+    let isolating = all.then(|| Isolating::of(store));
+    let pods = store.pods_on(node);
+    for pod in pods.filter(|pod| asked.is_none_or(|asked| asked.contains(&pod.name))) {
+        let policies = match &isolating {
+            Some(isolating) => isolating.policies(store, pod),
+            None => workload::isolating(store, pod),
+        };
         let mut isolated_by: Vec<Name> =
             policies.iter().map(|policy| policy.name.clone()).collect();
         isolated_by.sort_unstable();

@@ -172,24 +172,26 @@ fn only_events_that_may_say_otherwise_touch_anything() {
         let (Changed::Yes | Changed::No) = store.apply(event);
         touched.clone()
     };
-    let addresses = |list: &[&str], more: bool| Touched {
+    let addresses = |list: &[&str], isolated: &[&str]| Touched {
         addresses: Addresses::Only(list.iter().map(|a| a.parse().unwrap()).collect()),
-        more,
+        isolated: isolated.iter().map(|pod| name(pod)).collect(),
+        services: false,
         node: false,
     };
     assert_eq!(
         apply(&mut store, pod("10.0.0.1")),
-        addresses(&["10.0.0.1"], false)
+        addresses(&["10.0.0.1"], &[])
     );
     assert_eq!(
         apply(&mut store, pod("10.0.0.2")),
-        addresses(&["10.0.0.1", "10.0.0.2"], false),
+        addresses(&["10.0.0.1", "10.0.0.2"], &[]),
         "where it was and where it is"
     );
     let other = policy_value("x/n", &json!({"policyTypes": ["Egress"]}));
     assert_eq!(
         apply(&mut store, object(&other)),
-        addresses(&["10.0.0.1", "10.0.0.2"], true)
+        addresses(&["10.0.0.1", "10.0.0.2"], &[]),
+        "it is not of this node"
     );
     let namespace = namespace_value("x", &json!({"a": "b"}));
     let all = apply(&mut store, object(&namespace));
@@ -202,14 +204,22 @@ fn a_pod_of_this_node_or_of_a_service_touches_more() {
     let touches_more = |there: &[Value], value: &Value| {
         let mut touched = Touched::nothing();
         touched.note(&store(there), &Event::Applied(object(value)), NODE);
-        assert!(touched.more || !touched.node);
-        (touched.more, touched.node)
+        (touched.services, touched.node)
     };
     let pod = pod_value("x/a", &["10.0.0.1"], &json!({}));
     let local = with(pod.clone(), "/spec/nodeName", json!(NODE));
     assert_eq!(touches_more(&[], &pod), (false, false));
-    assert_eq!(touches_more(&[], &local), (true, true), "it came");
-    assert_eq!(touches_more(&[local], &pod), (true, true), "it left");
+    assert_eq!(touches_more(&[], &local), (false, true), "it came");
+    let there = [local];
+    assert_eq!(touches_more(&there, &pod), (false, true), "it left");
+    let isolated = |value: &Value| {
+        let mut touched = Touched::nothing();
+        touched.note(&store(&there), &Event::Applied(object(value)), NODE);
+        touched.isolated.len()
+    };
+    let egress = json!({"policyTypes": ["Egress"]});
+    assert_eq!(isolated(&policy_value("x/n", &egress)), 1);
+    assert_eq!(isolated(&policy_value("y/n", &egress)), 0);
     let service = service_value("x/s", &json!({"selector": {"a": "b"}}));
     let of_slice = json!([{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": "a"}}]);
     let slice = slice_value("x/s", &of_slice, &json!([]));

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::object::{Kind, Object};
+use crate::object::{Kind, Name, Object};
 use crate::service::{self, Frontend};
 use crate::store::{Event, Store};
+use crate::workload;
 
 /// With more addresses it is as fast to ask all again.
 const MANY: usize = 4_096;
@@ -17,9 +18,10 @@ pub struct Touched {
     /// Where selectors and named ports may mean another pod, or the same one with other labels or
     /// ports.
     pub addresses: Addresses,
-    /// Something else may follow than what these say: whose packets are judged, by which rules, what
-    /// is behind Services.
-    pub more: bool,
+    /// The pods of this node that a policy isolates, or did, that is another one.
+    pub isolated: BTreeSet<Name>,
+    /// What is behind Services may be something else.
+    pub services: bool,
     /// A pod of this node is another one, or a node is.
     pub node: bool,
 }
@@ -39,7 +41,8 @@ impl Touched {
     pub const fn nothing() -> Self {
         Self {
             addresses: Addresses::Only(BTreeSet::new()),
-            more: false,
+            isolated: BTreeSet::new(),
+            services: false,
             node: false,
         }
     }
@@ -48,7 +51,8 @@ impl Touched {
     pub const fn everything() -> Self {
         Self {
             addresses: Addresses::All,
-            more: true,
+            isolated: BTreeSet::new(),
+            services: true,
             node: true,
         }
     }
@@ -81,8 +85,7 @@ impl Touched {
                     self.node |= &*pod.node == node;
                 }
                 let comes_or_goes = before.is_some() != now.is_some();
-                self.more = self.more
-                    || self.node
+                self.services = self.services
                     || service::selects(store, &name.namespace)
                     || (comes_or_goes && service::names(store, &name));
             }
@@ -102,8 +105,26 @@ impl Touched {
                     self.addresses = Addresses::All;
                 }
             }
-            Kind::Node => (self.node, self.more) = (true, true),
-            Kind::NetworkPolicy | Kind::Service | Kind::EndpointSlice => self.more = true,
+            Kind::NetworkPolicy => {
+                let now = match applied {
+                    Some(Object::Policy(policy)) => Some(policy),
+                    Some(
+                        Object::Pod(_)
+                        | Object::Namespace(_)
+                        | Object::Service(_)
+                        | Object::EndpointSlice(_)
+                        | Object::Node(_),
+                    )
+                    | None => None,
+                };
+                for policy in store.policy(&name).into_iter().chain(now) {
+                    let pods = store.pods_on(node);
+                    let isolated = pods.filter(|pod| workload::is_isolated_by(policy, pod));
+                    self.isolated.extend(isolated.map(|pod| pod.name.clone()));
+                }
+            }
+            Kind::Node => self.node = true,
+            Kind::Service | Kind::EndpointSlice => self.services = true,
         }
     }
 }

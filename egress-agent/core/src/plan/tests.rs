@@ -158,12 +158,17 @@ fn desired(objects: &[Value], previous: &Desired) -> Desired {
 
 /// What is wanted of the pods of node `n`.
 fn compiled(store: &Store, previous: Desired, touched: &Touched) -> Desired {
+    let stands = previous.stands(touched);
     let subjects: Vec<Subject<'_>> = store
         .pods_on("n")
         .map(|pod| Subject {
             hook: 100 + pod.name.name[1..].parse::<u64>().unwrap(),
             addresses: pod.addresses.iter().copied().collect(),
-            isolation: Isolation::of(pod, workload::isolating(store, pod)).unwrap(),
+            isolation: if stands && !touched.isolated.contains(&pod.name) {
+                Isolation::AsBefore
+            } else {
+                Isolation::of(pod, workload::isolating(store, pod)).unwrap()
+            },
         })
         .collect();
     let options = Options {
@@ -367,11 +372,25 @@ fn with_another_pod_elsewhere(random: &mut Random, objects: &[Value]) -> Vec<Val
     objects
 }
 
+/// Another cluster, in which one policy is another one, or is there or not.
+fn with_another_policy(random: &mut Random, objects: &[Value]) -> Vec<Value> {
+    let index = random.below(4);
+    let made = policy(random, index);
+    let others = objects
+        .iter()
+        .filter(|object| object["metadata"]["name"] != made["metadata"]["name"]);
+    let mut objects: Vec<Value> = others.cloned().collect();
+    if random.below(4) > 0 {
+        objects.push(made);
+    }
+    objects
+}
+
 /// Whatever happened before, what is wanted after a change is what a compilation from nothing says, and
 /// the steps to it are those of a plan that looks at every address.
 #[test]
 fn a_plan_of_what_moved_is_a_plan_of_everything() {
-    let (mut followed, mut moved, mut cuts, mut refusals) = (0, 0, 0, 0);
+    let (mut followed, mut stood, mut moved, mut cuts, mut refusals) = (0, 0, 0, 0, 0);
     let seeds = if is_long() { 2_000 } else { 300 };
     for seed in 0..seeds {
         let mut random = Random(seed ^ 0xbeef);
@@ -382,14 +401,15 @@ fn a_plan_of_what_moved_is_a_plan_of_everything() {
         for turn in 0..16 {
             let case = format!("seed {seed} turn {turn}");
             let before = objects;
-            objects = match random.below(4) {
-                0 => {
+            objects = match random.below(8) {
+                0 | 1 => {
                     let elsewhere = |value: &&Value| value["spec"]["nodeName"] == "elsewhere";
                     let mut objects: Vec<Value> =
                         before.iter().filter(elsewhere).cloned().collect();
                     objects.extend(cluster(&mut random, Some(&before)));
                     objects
                 }
+                2 | 3 => with_another_policy(&mut random, &before),
                 _ => with_another_pod_elsewhere(&mut random, &before),
             };
             for event in events(&before, &objects) {
@@ -399,6 +419,7 @@ fn a_plan_of_what_moved_is_a_plan_of_everything() {
             if want.follow(&store, &touched) {
                 followed += 1;
             } else {
+                stood += usize::from(want.stands(&touched));
                 want = compiled(&store, want, &touched);
             }
             touched = Touched::nothing();
@@ -433,8 +454,13 @@ fn a_plan_of_what_moved_is_a_plan_of_everything() {
     }
     let seeds = usize::try_from(seeds).unwrap();
     assert!(
-        followed > 2 * seeds && moved > 4 * seeds && cuts > seeds / 4 && refusals > seeds / 10,
-        "too tame: {followed} followed, {moved} plans of what moved, {cuts} cuts, {refusals} refusals"
+        followed > 2 * seeds
+            && stood > seeds / 2
+            && moved > 4 * seeds
+            && cuts > seeds / 4
+            && refusals > seeds / 10,
+        "too tame: {followed} followed, {stood} with subjects as before, {moved} plans of what moved, \
+        {cuts} cuts, {refusals} refusals"
     );
 }
 
