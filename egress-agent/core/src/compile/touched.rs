@@ -107,7 +107,7 @@ impl Touched {
             }
             Kind::NetworkPolicy => {
                 let now = match applied {
-                    Some(Object::Policy(policy)) => Some(policy),
+                    Some(Object::Policy(policy)) => Some(&**policy),
                     Some(
                         Object::Pod(_)
                         | Object::Namespace(_)
