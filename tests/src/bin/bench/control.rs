@@ -93,20 +93,14 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         let object = one_policy(turn % LOCAL, 1_000 + turn);
         world.manifests.put("extra.json", &renamed(object, "extra"))
     })?;
-    distribution(
-        report,
-        "control-policy",
-        "policy changed, to the last write",
-        times,
-    );
+    report.add_distribution("control-policy", "policy changed, to the last write", times);
     let times = changes(&world, &|turn| {
         let tier = u32::from(turn) % TIERS;
         world
             .manifests
             .put("peer.json", &peer(PEERS + 1, tier, false))
     })?;
-    distribution(
-        report,
+    report.add_distribution(
         "control-label",
         "one pod's label changed, to the last write",
         times,
@@ -162,14 +156,12 @@ fn come_and_go(report: &mut Report, world: &World, pods: &[Pod], beside: &str) -
         went.push(took(world, || world.manifests.remove("late.json"))?);
     }
     let id = beside.replace(' ', "-");
-    distribution(
-        report,
+    report.add_distribution(
         &format!("control-arrival-{id}"),
         &format!("a pod arrives beside {beside}, to the last write"),
         came,
     );
-    distribution(
-        report,
+    report.add_distribution(
         &format!("control-leaving-{id}"),
         &format!("a pod leaves beside {beside}, to the last write"),
         went,
@@ -233,20 +225,6 @@ fn add_memory(report: &mut Report, world: &World, size: &str) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Percentiles, from the agent's own clock.
-fn distribution(report: &mut Report, id: &str, name: &str, mut times: Vec<Duration>) {
-    times.sort_unstable();
-    for hundredths in [50, 99] {
-        if let Some(time) = times.get(times.len() * hundredths / 100) {
-            report.add_fact(Fact::milliseconds(
-                &format!("{id}-p{hundredths}"),
-                &format!("{name}, p{hundredths} of {}", times.len()),
-                &[*time],
-            ));
-        }
-    }
 }
 
 /// Starts the agent, and says how long it took to be ready.

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what a packet costs, as a multiple of a program that does nothing; what pods
-//! notice of it ([`node`]); what the agent itself costs ([`control`], [`cluster`]).
+//! notice of it ([`node`]); what the agent itself costs ([`control`], [`cluster`]); what a starting pod
+//! waits for ([`starting`]).
 //!
 //! Programs, tables and plans are the agent's own, opened by `egress_agent::datapath` over objects
 //! that are made in memory. Packets go through `BPF_PROG_TEST_RUN`; nothing is attached anywhere.
@@ -22,6 +23,7 @@ mod paths;
 mod report;
 mod rig;
 mod scene;
+mod starting;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,7 +39,8 @@ const USAGE: &str =
                   empty program; the medians are reported (default 21)
   --only TEXT     only what has this in its id, as `established-v4`, `node`
                   (throughput through a pod's interface), `control` (the
-                  agent itself) or `cluster` (its memory in a large one)
+                  agent itself), `cluster` (its memory in a large one) or `starting`
+                  (the CNI plugin)
   --except TEXT   nothing that has this in its id, as `1m`; may be repeated
   --flood         instead: what other pods notice of one that sends as much as a
                   processor can and may send none of it; through real interfaces
@@ -124,6 +127,7 @@ fn bench(options: &Options) -> Result<()> {
     node::measure(&mut report)?;
     control::measure(&mut report)?;
     cluster::measure(&mut report)?;
+    starting::measure(&mut report)?;
     if paths::are_wanted(&report) {
         kernel::enter_own_namespaces()?;
         report.stays_on(kernel::stay_on_this_cpu()?);

@@ -28,7 +28,9 @@ const LARGE: &[(&str, u32)] = &[("FLOWS", 3 * 98_304)];
 
 /// Whether any path is asked for.
 pub(crate) fn are_wanted(report: &Report) -> bool {
-    !["node", "control"].iter().any(|id| report.is_only(id))
+    !["node", "control", "starting"]
+        .iter()
+        .any(|id| report.is_only(id))
 }
 
 /// Measures everything.

@@ -139,6 +139,20 @@ impl Report {
         self.facts.push(fact);
     }
 
+    /// Two facts of the same: the median, and what one in a hundred exceeds.
+    pub(crate) fn add_distribution(&mut self, id: &str, name: &str, mut times: Vec<Duration>) {
+        times.sort_unstable();
+        for hundredths in [50, 99] {
+            if let Some(time) = times.get(times.len() * hundredths / 100) {
+                self.add_fact(Fact::milliseconds(
+                    &format!("{id}-p{hundredths}"),
+                    &format!("{name}, p{hundredths} of {}", times.len()),
+                    &[*time],
+                ));
+            }
+        }
+    }
+
     /// The table. `before` are the multiples of an earlier run by path.
     pub(crate) fn text(&self, before: &BTreeMap<String, f64>) -> String {
         let earlier = if before.is_empty() { "" } else { "before ×" };
