@@ -149,6 +149,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         found: BTreeMap::new(),
         sought: None,
         hooks: BTreeMap::new(),
+        unlinked: BTreeSet::new(),
         sources: Vec::new(),
         source_problems: Vec::new(),
         unseen: Vec::new(),
@@ -223,6 +224,8 @@ struct Agent {
     sought: Option<Sought>,
     /// Interfaces that carry our programs, and whose they are.
     hooks: BTreeMap<u32, Hook>,
+    /// Those of them that filters hold because links were refused.
+    unlinked: BTreeSet<u32>,
     sources: Vec<status::Source>,
     source_problems: Vec<SourceProblem>,
     /// What was never seen whole.
@@ -298,6 +301,9 @@ impl Agent {
                 }
                 () = at(self.next_answer()) => self.answer_plugins(),
                 () = at(self.publication) => self.publish(),
+                () = at(self.datapath.filters_due().map(tokio::time::Instant::from_std)) => {
+                    self.replace_filters();
+                }
                 () = at(room) => {
                     room = (!self.prepare()).then(|| tokio::time::Instant::now() + NO_ROOM);
                 }

@@ -1,14 +1,23 @@
 //! The CNI plugin and the running agent: a pod is isolated before its first packet (S56, S58).
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use egress_agent::pods::{Side, filters};
+use egress_tests::harness::gate::{Fault, Gate, Kind};
 use egress_tests::harness::objects::{deny_all, egress};
 use egress_tests::harness::{
-    NODE, NODE_V4, OUTSIDE, Plugin, Pod, PodSpec, Probe, World, fence_rule, on_world, until,
+    NODE, NODE_V4, OUTSIDE, Plugin, Pod, PodSpec, Probe, UdpExchange, World, fence_rule, on_world,
+    until,
 };
 use egress_tests::packet::{self, proto};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 use serde_json::{Value, json};
 
 const PORT: u16 = 8080;
@@ -64,6 +73,163 @@ fn the_first_packet_after_add_is_judged() {
             ensure!(!leaks(world, &pod)?, "{} sent after ADD", pod.reference());
             ensure!(state(world, &pod)? == "isolated");
         }
+        Ok(())
+    });
+}
+
+/// The hooks of a pod that filters hold, and how many links are pinned.
+fn held(world: &World, pod: &Pod) -> Result<(BTreeSet<Side>, usize)> {
+    let filtered = world.host.run(|| {
+        let any = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+        let index = name_to_index(any, &pod.host_interface)?;
+        let sides = filters(index)?.into_iter().map(|filter| filter.side);
+        Ok(sides.collect())
+    })?;
+    let links = fs::read_dir(world.agent.links()).map_or(0, Iterator::count);
+    Ok((filtered, links))
+}
+
+/// Whether the pod answers who asks it from outside.
+fn answers(world: &World, pod: &Pod) -> Result<bool> {
+    let to = SocketAddr::new(pod.v4.into(), PORT);
+    UdpExchange::open(&world.outside.ns, to)?.alive()
+}
+
+/// ADD waits for no grace period: filters hold the pod until links do.
+#[test]
+#[ignore = "needs root: network namespaces and BPF; needs 6.6: TCX"]
+fn links_replace_the_filters_that_held_a_starting_pod() {
+    on_world(|world| {
+        let plugin = denied_by_default(world)?;
+        let mut pod = made(world, "a")?;
+        pod.serve(&[PORT])?;
+        world.settle()?;
+        plugin
+            .call(&world.host, "ADD", &pod)?
+            .is(&Plugin::previous(&pod))?;
+        ensure!(!leaks(world, &pod)? && answers(world, &pod)?);
+        until("links hold both hooks", || {
+            Ok(held(world, &pod)? == (BTreeSet::new(), 2))
+        })?;
+        ensure!(!leaks(world, &pod)? && answers(world, &pod)?);
+        plugin.call(&world.host, "CHECK", &pod)?.is("")
+    });
+}
+
+/// The agent dies after ADD was answered and before links hold the pod, or one of its hooks: the filters stay,
+/// and the next agent goes on from there.
+#[test]
+#[ignore = "needs root: network namespaces and BPF; needs 6.6: TCX"]
+fn an_agent_that_dies_before_links_hold_a_pod_leaves_it_held() {
+    on_world(|world| {
+        world.outside.serve(&[PORT])?;
+        world.namespace("x", &[])?;
+        world
+            .manifests
+            .put("deny.json", &egress("x", "deny", &json!([fence_rule()])))?;
+        for linked in 0..2_usize {
+            let mut pod = made(world, &format!("p{linked}"))?;
+            pod.serve(&[PORT])?;
+            let gate = Gate::default();
+            world.agent.launch_behind(&world.host, &gate)?;
+            world.agent.wait_ready(&world.host)?;
+            world.settle()?;
+            let mut links = 0..;
+            gate.arm(
+                move |call| call.kind == Kind::LinkCreate && links.next() == Some(linked),
+                Fault::Kill,
+            );
+            let plugin = Plugin::new(world)?;
+            plugin
+                .call(&world.host, "ADD", &pod)?
+                .is(&Plugin::previous(&pod))?;
+            until("the agent is killed", || Ok(gate.struck()?.is_some()))?;
+            world.agent.wait_ended()?;
+            let both = [Side::FromPod, Side::ToPod].into();
+            ensure!(
+                held(world, &pod)? == (both, linked),
+                "{:?}",
+                held(world, &pod)?
+            );
+            ensure!(!leaks(world, &pod)?, "open without an agent");
+            ensure!(answers(world, &pod)?, "an answer was not seen to be one");
+
+            world.start_agent()?;
+            ensure!(!leaks(world, &pod)? && answers(world, &pod)?);
+            ensure!(state(world, &pod)? == "isolated");
+            ensure!(
+                held(world, &pod)? == (BTreeSet::new(), 2),
+                "{:?}",
+                held(world, &pod)?
+            );
+            plugin.call(&world.host, "CHECK", &pod)?.is("")?;
+            world.agent.terminate()?;
+            world.agent.cleanup(&world.host)?;
+            pod.ns.delete()?;
+            world.manifests.remove(&pod.file())?;
+        }
+        Ok(())
+    });
+}
+
+/// Where no link can be had, the pod is held all the same, and status says what is wrong until it is not.
+#[test]
+#[ignore = "needs root: network namespaces and BPF; needs 6.6: TCX"]
+fn a_link_that_is_refused_leaves_the_filter_and_is_told() {
+    on_world(|world| {
+        world.outside.serve(&[PORT])?;
+        world.namespace("x", &[])?;
+        world
+            .manifests
+            .put("deny.json", &egress("x", "deny", &json!([fence_rule()])))?;
+        let gate = Gate::default();
+        world.agent.launch_behind(&world.host, &gate)?;
+        world.agent.wait_ready(&world.host)?;
+        let pod = made(world, "a")?;
+        world.settle()?;
+        gate.arm(
+            |call| call.kind == Kind::LinkCreate,
+            Fault::RefuseAll(libc::ENOMEM),
+        );
+        let plugin = Plugin::new(world)?;
+        plugin
+            .call(&world.host, "ADD", &pod)?
+            .is(&Plugin::previous(&pod))?;
+        let told = |world: &World| {
+            let status = world.agent.status(&world.host)?.to_string();
+            Ok(status.contains("attach to-pod"))
+        };
+        until("status says so", || told(world))?;
+        ensure!(!leaks(world, &pod)?, "open without a link");
+        gate.open();
+        until("links hold both hooks", || {
+            Ok(held(world, &pod)? == (BTreeSet::new(), 2))
+        })?;
+        until("status says nothing any more", || Ok(!told(world)?))?;
+        ensure!(!leaks(world, &pod)? && state(world, &pod)? == "isolated");
+        Ok(())
+    });
+}
+
+/// Programs of TCX run before all filters, so that a filter would not hold what they let through.
+#[test]
+#[ignore = "needs root: network namespaces and BPF; needs 6.6: TCX"]
+fn a_pod_whose_interface_is_somebody_elses_too_gets_links_at_once() {
+    on_world(|world| {
+        let plugin = denied_by_default(world)?;
+        let pod = made(world, "a")?;
+        world.settle()?;
+        let interface = &pod.host_interface;
+        let host = world.host.name();
+        let added = Command::new("tc")
+            .args(["-netns", host, "qdisc", "add", "dev", interface, "clsact"])
+            .status()?;
+        ensure!(added.success());
+        plugin
+            .call(&world.host, "ADD", &pod)?
+            .is(&Plugin::previous(&pod))?;
+        ensure!(held(world, &pod)? == (BTreeSet::new(), 2));
+        ensure!(!leaks(world, &pod)?);
         Ok(())
     });
 }
@@ -331,7 +497,7 @@ fn a_sandbox_that_goes_is_let_go() {
             let status = world.agent.status(&world.host)?;
             let problems = status.get("problems").and_then(Value::as_array);
             let left = world.agent.links();
-            let links = std::fs::read_dir(&left).map_or(0, Iterator::count);
+            let links = fs::read_dir(&left).map_or(0, Iterator::count);
             Ok(problems.is_some_and(Vec::is_empty) && links == 0)
         })?;
         Ok(())

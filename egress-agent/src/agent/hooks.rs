@@ -39,12 +39,14 @@ impl Agent {
         let mut fresh = BTreeSet::new();
         for (index, hook) in wanted {
             let known = self.hooks.get(index);
-            if known.is_none_or(|known| {
+            let is_other = known.is_none_or(|known| {
                 known.interface != hook.interface
                     || known.place != hook.place
                     || known.pod != hook.pod
-            }) {
-                if let Err(error) = self.datapath.attach(&hook.interface) {
+            });
+            if is_other || self.unlinked.contains(index) {
+                let awaited = self.is_starting(&hook.pod);
+                if let Err(error) = self.datapath.attach(&hook.interface, awaited) {
                     self.observations.attach_failed(error.hook, error.op);
                     failures.push(Failure {
                         pod: Some(hook.pod.name.clone()),
@@ -52,6 +54,7 @@ impl Agent {
                     });
                     continue;
                 }
+                self.unlinked.remove(index);
                 tracing::info!(pod = %hook.pod, interface = %hook.interface.name, "attached");
             }
             if !self
@@ -91,6 +94,7 @@ impl Agent {
                 Ok(()) => {
                     tracing::info!(pod = %hook.pod, interface = %hook.interface.name, "detached");
                     self.hooks.remove(&index);
+                    self.unlinked.remove(&index);
                 }
                 Err(error) => failures.push(Failure {
                     pod: None,
@@ -117,6 +121,17 @@ impl Agent {
                 pod: None,
                 message: format!("listing pinned links: {error}"),
             }),
+        }
+    }
+
+    /// Has links put in the place of filters that starting pods are held by. Where that fails, hooks and
+    /// endpoints stay, and links are tried for as for any others: failures are told as those are.
+    pub(super) fn replace_filters(&mut self) {
+        for (interface, error) in self.datapath.replace_filters() {
+            tracing::warn!(error = %chain(&error), "a link cannot take over from a filter");
+            self.observations.attach_failed(error.hook, error.op);
+            self.unlinked.insert(interface.index);
+            self.retry = true;
         }
     }
 

@@ -1,8 +1,14 @@
 //! Attaching the hooks to an interface: TCX links where the kernel has them (6.6), clsact filters
 //! otherwise. Both outlive the process: links by their pins, filters by themselves.
+//!
+//! The kernel waits for a grace period in each new attachment of TCX, holding the lock of all links
+//! (`tcx_entry_sync` in net/core/tcx.c's callers); a filter is there at once. So a pod that waits to
+//! start is held by filters first, and [`super::interim`] puts links in their place.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -10,13 +16,14 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
+use aya_obj::generated::bpf_attach_type;
 use egress_common::abi::ABI_VERSION;
 
 use super::error::AttachError;
 use super::sys;
-use crate::pods::HostInterface;
+use crate::pods::{HostInterface, NetlinkError, Side, filters};
 
 /// Filters at this priority run before those of others, who rarely choose 1.
 const PRIORITY: u16 = 1;
@@ -33,24 +40,34 @@ pub const fn is_own_filter(priority: u16, handle: u32) -> bool {
 }
 
 /// The two hooks of an interface, seen from the host.
-const HOOKS: [Hook; 2] = [
+static HOOKS: [Hook; 2] = [
     // to-pod first: inbound flows are known before anything is dropped.
     Hook {
-        name: "to-pod",
+        side: Side::ToPod,
         program: "to_pod",
-        side: TcAttachType::Egress,
+        filter: TcAttachType::Egress,
+        link: bpf_attach_type::BPF_TCX_EGRESS,
     },
     Hook {
-        name: "from-pod",
+        side: Side::FromPod,
         program: "from_pod",
-        side: TcAttachType::Ingress,
+        filter: TcAttachType::Ingress,
+        link: bpf_attach_type::BPF_TCX_INGRESS,
     },
 ];
 
-struct Hook {
-    name: &'static str,
+#[derive(Debug)]
+pub(super) struct Hook {
+    side: Side,
     program: &'static str,
-    side: TcAttachType,
+    filter: TcAttachType,
+    link: bpf_attach_type,
+}
+
+impl Hook {
+    const fn name(&self) -> &'static str {
+        self.side.name()
+    }
 }
 
 /// How programs are attached here.
@@ -64,21 +81,34 @@ pub enum Technique {
     Clsact,
 }
 
-/// Attaches both hooks, or replaces the programs of hooks that an earlier agent left.
+/// How long what holds a hook is meant to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// For good.
+    Lasting,
+    /// By filters, until links replace them.
+    Interim,
+}
+
+/// Attaches both hooks, or replaces the programs of hooks that an earlier agent left. Where a starting
+/// pod is `awaited`, filters come first, unless somebody else is on the interface: programs of TCX run
+/// before all filters.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     pins: &Path,
     technique: &mut Technique,
     interface: &HostInterface,
-) -> Result<(), AttachError> {
+    awaited: bool,
+) -> Result<Held, AttachError> {
+    if awaited && *technique != Technique::Clsact && is_untouched(pins, interface) {
+        match hold(ebpf, interface) {
+            Ok(()) => return Ok(Held::Interim),
+            // Somebody else has a qdisc there, or the kernel has no such filters: links, then.
+            Err(error) => tracing::debug!(%error, interface = interface.name, "no filters"),
+        }
+    }
     for hook in &HOOKS {
-        let failed =
-            |op: &'static str, source: Box<dyn std::error::Error + Send + Sync>| AttachError {
-                op,
-                hook: hook.name,
-                interface: interface.name.clone(),
-                source,
-            };
+        let failed = |op, source| failed(op, hook, interface, source);
         let program = program(ebpf, hook.program).map_err(|e| failed("attach", e))?;
         if *technique != Technique::Clsact {
             match attach_tcx(program, &pin(pins, interface.index, hook), interface, hook) {
@@ -96,45 +126,111 @@ pub(super) fn attach(
         }
         attach_clsact(program, interface, hook).map_err(|e| failed("attach", e))?;
     }
-    Ok(())
+    if *technique == Technique::Tcx {
+        // Those of an agent that ended before it had replaced them.
+        remove_filters(&interface.name, ABI_VERSION);
+    }
+    Ok(Held::Lasting)
 }
 
-/// Whether both hooks are on an interface: asks the kernel, not our memory.
-pub(super) fn is_attached(pins: &Path, technique: Technique, interface: &HostInterface) -> bool {
-    HOOKS.iter().all(|hook| match technique {
-        Technique::Unknown => false,
-        Technique::Tcx => sys::pinned_link_interface(&pin(pins, interface.index, hook))
-            .is_ok_and(|index| index == interface.index),
-        Technique::Clsact => SchedClassifierLink::attached(
-            &interface.name,
-            hook.side,
-            PRIORITY,
-            handle(ABI_VERSION),
-            None,
-        )
-        .is_ok(),
+/// Filters for both hooks of an interface that nobody else has filters on.
+fn hold(
+    ebpf: &mut Ebpf,
+    interface: &HostInterface,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    qdisc_add_clsact(&interface.name)?;
+    HOOKS
+        .iter()
+        .try_for_each(|hook| attach_filter(program(ebpf, hook.program)?, interface, hook))
+}
+
+/// The programs that [`replace_filters`] attaches, by hook.
+pub(super) type Programs = Vec<(&'static Hook, ProgramFd)>;
+
+/// For a thread, which has no access to the object.
+pub(super) fn programs(
+    ebpf: &mut Ebpf,
+) -> Result<Programs, Box<dyn std::error::Error + Send + Sync>> {
+    // from-pod first: somebody who attaches to TCX meanwhile may keep packets from a filter, and what it
+    // misses of those to a pod only denies an answer.
+    let hooks = HOOKS.iter().rev();
+    hooks
+        .map(|hook| Ok((hook, program(ebpf, hook.program)?.fd()?.try_clone()?)))
+        .collect()
+}
+
+/// Attaches links where filters hold the hooks, and takes the filters away; waits for a grace period
+/// for each link. In between a packet is judged by both, from the same tables. Returns where that failed:
+/// there the filters stay. An interface that is gone needs no hook.
+pub(super) fn replace_filters(
+    programs: &[(&'static Hook, ProgramFd)],
+    pins: &Path,
+    interfaces: &[HostInterface],
+) -> Vec<(HostInterface, AttachError)> {
+    let mut errors = Vec::new();
+    let mut left: Vec<&HostInterface> = interfaces.iter().collect();
+    for (hook, program) in programs {
+        left.retain(|interface| {
+            let pin = pin(pins, interface.index, hook);
+            let linked = sys::attach_first(program.as_fd(), interface.index, hook.link)
+                .and_then(|link| sys::pin(link.as_fd(), &pin));
+            match linked {
+                Ok(()) => true,
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => false,
+                Err(error) => {
+                    let error = failed("attach", hook, interface, error.into());
+                    errors.push(((*interface).clone(), error));
+                    false
+                }
+            }
+        });
+    }
+    for interface in left {
+        remove_filters(&interface.name, ABI_VERSION);
+    }
+    errors
+}
+
+/// Whether nobody is on an interface, nor was: no agent of ours, and no program of TCX.
+fn is_untouched(pins: &Path, interface: &HostInterface) -> bool {
+    HOOKS.iter().all(|hook| {
+        let unpinned = !pin(pins, interface.index, hook).exists();
+        unpinned && matches!(sys::attached(interface.index, hook.link), Ok(0))
     })
 }
 
+/// Whether both hooks are on an interface: asks the kernel, not our memory.
+pub(super) fn is_attached(pins: &Path, interface: &HostInterface) -> bool {
+    let filtered = own_filters(interface).unwrap_or_default();
+    HOOKS.iter().all(|hook| {
+        let linked = sys::pinned_link_interface(&pin(pins, interface.index, hook));
+        linked.is_ok_and(|index| index == interface.index) || filtered.contains(&hook.side)
+    })
+}
+
+/// The hooks of an interface that our filters hold.
+fn own_filters(interface: &HostInterface) -> Result<BTreeSet<Side>, NetlinkError> {
+    let own = u32::from(handle(ABI_VERSION));
+    let found = filters(interface.index)?.into_iter();
+    Ok(found
+        .filter(|filter| filter.priority == PRIORITY && filter.handle == own)
+        .map(|filter| filter.side)
+        .collect())
+}
+
 /// Detaches both hooks. An interface that is gone has lost them already.
-pub(super) fn detach(
-    pins: &Path,
-    technique: Technique,
-    interface: &HostInterface,
-) -> Result<(), AttachError> {
+pub(super) fn detach(pins: &Path, interface: &HostInterface) -> Result<(), AttachError> {
+    let [_, from_pod] = &HOOKS;
+    let filtered =
+        own_filters(interface).map_err(|e| failed("detach", from_pod, interface, e.into()))?;
     // Enforcement ends with from-pod; flows are tracked until then.
     for hook in HOOKS.iter().rev() {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| AttachError {
-            op: "detach",
-            hook: hook.name,
-            interface: interface.name.clone(),
-            source,
-        };
+        let failed = |source| failed("detach", hook, interface, source);
         unpin(&pin(pins, interface.index, hook)).map_err(|e| failed(e.into()))?;
-        if technique == Technique::Clsact
+        if filtered.contains(&hook.side)
             && let Ok(link) = SchedClassifierLink::attached(
                 &interface.name,
-                hook.side,
+                hook.filter,
                 PRIORITY,
                 handle(ABI_VERSION),
                 None,
@@ -152,7 +248,7 @@ pub(super) fn remove_filters(interface: &str, version: u32) {
     use aya::programs::links::Link as _;
     for hook in HOOKS.iter().rev() {
         if let Ok(link) =
-            SchedClassifierLink::attached(interface, hook.side, PRIORITY, handle(version), None)
+            SchedClassifierLink::attached(interface, hook.filter, PRIORITY, handle(version), None)
             && let Err(error) = link.detach()
         {
             tracing::trace!(%error, interface, version, "no filter of that version");
@@ -215,7 +311,21 @@ fn unpin(pin: &Path) -> io::Result<()> {
 }
 
 fn pin(pins: &Path, index: u32, hook: &Hook) -> PathBuf {
-    pins.join(format!("{index}-{}", hook.name))
+    pins.join(format!("{index}-{}", hook.name()))
+}
+
+fn failed(
+    op: &'static str,
+    hook: &Hook,
+    interface: &HostInterface,
+    source: Box<dyn std::error::Error + Send + Sync>,
+) -> AttachError {
+    AttachError {
+        op,
+        hook: hook.name(),
+        interface: interface.name.clone(),
+        source,
+    }
 }
 
 fn program<'a>(
@@ -252,13 +362,8 @@ fn attach_tcx(
             if io_error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let id = program.attach_with_options(
-        &interface.name,
-        hook.side,
-        TcAttachOptions::TcxOrder(LinkOrder::first()),
-    )?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(pin)?;
+    let link = sys::attach_first(program.fd()?.as_fd(), interface.index, hook.link)?;
+    sys::pin(link.as_fd(), pin)?;
     Ok(())
 }
 
@@ -272,17 +377,26 @@ fn attach_clsact(
         Err(error) if is(&error, libc::EEXIST) => {}
         Err(error) => return Err(error.into()),
     }
+    attach_filter(program, interface, hook)
+}
+
+/// To an interface that has a clsact qdisc.
+fn attach_filter(
+    program: &mut SchedClassifier,
+    interface: &HostInterface,
+    hook: &Hook,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let options = TcAttachOptions::Netlink(NlOptions {
         priority: PRIORITY,
         handle: handle(ABI_VERSION),
         classid: None,
     });
-    let id = match program.attach_with_options(&interface.name, hook.side, options) {
+    let id = match program.attach_with_options(&interface.name, hook.filter, options) {
         Ok(id) => id,
         Err(error) if is(&error, libc::EEXIST) => {
             let old = SchedClassifierLink::attached(
                 &interface.name,
-                hook.side,
+                hook.filter,
                 PRIORITY,
                 handle(ABI_VERSION),
                 None,

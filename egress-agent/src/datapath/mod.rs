@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
@@ -27,6 +28,8 @@ use zerocopy::network_endian::U32;
 pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
 pub use self::inner::InnerTypes;
+use self::interim::Interim;
+use self::links::Held;
 pub use self::links::{Technique, is_own_filter};
 use self::tables::{CounterTables, FREE, LEFT, Tables};
 use crate::metrics::{DropCount, Kernel, ReadError, Readings, SlotDrops};
@@ -40,6 +43,7 @@ mod endpoints;
 mod error;
 mod flows;
 mod inner;
+mod interim;
 mod links;
 mod load;
 mod present;
@@ -53,7 +57,7 @@ const SPARES: usize = 32;
 
 /// Slots of endpoints that have a table of inbound flows before there is an endpoint, for the same
 /// reason: the pods that start within [`Datapath::prepare`]'s reach. 384 KiB each.
-const READY_SLOTS: usize = 4;
+const READY_SLOTS: usize = 8;
 
 /// Capacities the operator can set; the others are the object's.
 #[derive(Clone, Debug)]
@@ -94,6 +98,7 @@ pub struct Datapath {
     counters: Arc<Mutex<CounterTables>>,
     fills: Arc<Mutex<Vec<MapFill>>>,
     technique: Technique,
+    interim: Interim,
     coarse_clock: bool,
     limits: Limits,
     image: Image,
@@ -146,11 +151,13 @@ impl Datapath {
             map: "EVENTS",
             source,
         })?;
-        let failed = |error: TableError| SetupError::Load {
+        let refused = |source| SetupError::Load {
             kernel: load::kernel(),
             missing: load::missing_capabilities(),
-            source: error.into(),
+            source,
         };
+        let failed = |error: TableError| refused(error.into());
+        let interim = Interim::new(links::programs(&mut ebpf).map_err(refused)?);
         let mut image = observe(&tables).map_err(failed)?;
         if image.config.seed == [0; FLOW_SEED_BYTES] {
             image.config.seed = sys::random().map_err(|source| SetupError::Seed { source })?;
@@ -164,6 +171,7 @@ impl Datapath {
             counters,
             fills: Arc::default(),
             technique: Technique::Unknown,
+            interim,
             coarse_clock: load::has_coarse_clock(),
             limits,
             image,
@@ -274,24 +282,45 @@ impl Datapath {
         plan::next_slots(&self.image, &self.limits, READY_SLOTS)
     }
 
-    /// Attaches the hooks of an interface, or takes over those that an earlier agent left.
-    pub fn attach(&mut self, interface: &HostInterface) -> Result<(), AttachError> {
-        links::attach(
+    /// Attaches the hooks of an interface, or takes over those that an earlier agent left. Where a starting
+    /// pod is `awaited`, it does not wait for the kernel; [`Datapath::replace_filters`] does later.
+    pub fn attach(&mut self, interface: &HostInterface, awaited: bool) -> Result<(), AttachError> {
+        self.interim.leave(interface.index);
+        let held = links::attach(
             &mut self.ebpf,
             &self.pins.links(),
             &mut self.technique,
             interface,
-        )
+            awaited,
+        )?;
+        if held == Held::Interim {
+            self.interim.add(interface, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Has links put in the place of filters that hold starting pods, by a thread: it waits for grace
+    /// periods. To be called when [`Datapath::filters_due`] says. Returns the interfaces where that failed,
+    /// which are to be attached anew.
+    pub fn replace_filters(&mut self) -> Vec<(HostInterface, AttachError)> {
+        self.interim.replace(self.pins.links(), Instant::now())
+    }
+
+    /// When filters are to be replaced, or it is to be seen whether they are. None while no filter stands in
+    /// for a link.
+    pub const fn filters_due(&self) -> Option<Instant> {
+        self.interim.due()
     }
 
     /// Detaches the hooks of an interface.
     pub fn detach(&mut self, interface: &HostInterface) -> Result<(), AttachError> {
-        links::detach(&self.pins.links(), self.technique, interface)
+        self.interim.leave(interface.index);
+        links::detach(&self.pins.links(), interface)
     }
 
     /// Whether both hooks of an interface are there.
     pub fn is_attached(&self, interface: &HostInterface) -> bool {
-        links::is_attached(&self.pins.links(), self.technique, interface)
+        links::is_attached(&self.pins.links(), interface)
     }
 
     /// Interface indexes whose links are pinned.
@@ -300,7 +329,8 @@ impl Datapath {
     }
 
     /// Drops the pins of an interface that is gone.
-    pub fn forget_links(&self, index: u32) -> io::Result<()> {
+    pub fn forget_links(&mut self, index: u32) -> io::Result<()> {
+        self.interim.leave(index);
         links::forget(&self.pins.links(), index)
     }
 
@@ -408,7 +438,7 @@ impl Datapath {
     /// How many TCX programs besides ours are on the hooks of an interface, where there are any.
     /// Before TCX there are filters only, and [`is_own_filter`] tells ours from others'.
     pub fn others(&self, interface: u32) -> io::Result<Vec<(Side, u32)>> {
-        if self.technique != Technique::Tcx {
+        if self.technique == Technique::Clsact {
             return Ok(Vec::new());
         }
         let mut found = Vec::new();

@@ -1,6 +1,6 @@
 //! System calls that aya does not offer: loading bare type information and creating a map with it,
-//! writing raw entries, one or many at once, detaching a pinned link, pinning anew, and mapping an
-//! array into memory.
+//! writing raw entries, one or many at once, attaching by descriptors alone, detaching a pinned link,
+//! pinning anew, and mapping an array into memory.
 
 #![expect(unsafe_code, reason = "raw system calls")]
 
@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr::NonNull;
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
 use egress_common::flows::FlowSet;
 
 /// `BPF_BTF_LOAD` of type information in the kernel's format.
@@ -178,6 +178,27 @@ fn update_one(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
     call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// `BPF_LINK_CREATE` (TCX: 6.6): a program before all others of a hook. Waits for a grace period.
+pub(super) fn attach_first(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: `link_create` is the member of the union that BPF_LINK_CREATE reads, and any bytes are
+    // a value of it.
+    let link = unsafe { &mut attr.link_create };
+    link.__bindgen_anon_1.prog_fd = fd(program);
+    link.__bindgen_anon_2.target_ifindex = interface;
+    #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
+    let hook = hook as u32;
+    link.attach_type = hook;
+    link.flags = BPF_F_BEFORE;
+    let number = call(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel just made this descriptor for us, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// `BPF_LINK_DETACH` (5.9) of a pinned link: what it attached is gone when this returns. Without it
 /// the link goes with its last reference, some time after the pin is removed, and until then the
 /// interface refuses the same program.
@@ -188,16 +209,20 @@ pub(super) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
     call(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// Pins what is pinned at `pin` at another path too (`BPF_OBJ_GET`, `BPF_OBJ_PIN`).
-pub(super) fn pin_again(pin: &Path, place: &Path) -> io::Result<()> {
-    let held = pinned(pin)?;
+/// Pins what is pinned at `held` at another path too (`BPF_OBJ_GET`, `BPF_OBJ_PIN`).
+pub(super) fn pin_again(held: &Path, place: &Path) -> io::Result<()> {
+    pin(pinned(held)?.as_fd(), place)
+}
+
+/// `BPF_OBJ_PIN`: what it names lives on when its last descriptor is closed.
+pub(super) fn pin(held: BorrowedFd<'_>, place: &Path) -> io::Result<()> {
     let path = CString::new(place.as_os_str().as_bytes())?;
     let mut attr = zeroed();
     // SAFETY: the fourth member of the union is the one BPF_OBJ_PIN reads, and any bytes are a value
     // of it.
     let object = unsafe { &mut attr.__bindgen_anon_4 };
     object.pathname = address(path.as_bytes_with_nul());
-    object.bpf_fd = fd(held.as_fd());
+    object.bpf_fd = fd(held);
     call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
