@@ -6,7 +6,6 @@
 //! shows it; where it is not, a tap of its ethertype on the host's side does.
 
 use std::fmt;
-use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
@@ -16,10 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, MMsgHdr, Protocol, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
-    SocketType, sendmmsg,
-};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
 use super::NetNs;
@@ -98,28 +94,6 @@ impl Sender {
             .context("sending a non-linear frame");
         set_option(&self.socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 0)?;
         sent
-    }
-
-    /// Sends frames past the queue of the interface, many a system call: as fast as one processor can.
-    /// Returns how many were sent; the kernel may stop early.
-    pub fn send_many(&self, frames: &[Vec<u8>]) -> Result<usize> {
-        let slices: Vec<[IoSlice<'_>; 1]> = frames.iter().map(|f| [IoSlice::new(f)]).collect();
-        let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = frames
-            .iter()
-            .map(|_| SendAncillaryBuffer::default())
-            .collect();
-        let to = LinkAddress::new(self.index, 0)?.as_any();
-        let mut messages: Vec<MMsgHdr<'_>> = slices
-            .iter()
-            .zip(&mut controls)
-            .map(|(slice, control)| MMsgHdr::new_with_addr(&to, slice, control))
-            .collect();
-        Ok(sendmmsg(&self.socket, &mut messages, SendFlags::empty())?)
-    }
-
-    /// Sends past the queueing discipline from now on (`PACKET_QDISC_BYPASS`).
-    pub fn bypass_queue(&self) -> Result<()> {
-        set_option(&self.socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)
     }
 
     fn send_bytes(&self, bytes: &[u8]) -> Result<()> {

@@ -21,8 +21,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::ProgramFd;
-use aya_obj::generated::bpf_map_type;
+use aya_obj::generated::{bpf_map_type, bpf_prog_type};
 
+use super::assembly::{Assembly, op};
 use super::kernel;
 use super::scene::Family;
 
@@ -91,7 +92,7 @@ impl Drivers {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
                 let code = instructions(family, self.patches_fd, self.targets_fd, target);
-                entry.insert(kernel::load(&code, c"Dual MIT/GPL")?)
+                entry.insert(kernel::load(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, &code)?)
             }
         };
         Ok(OwnedFd::as_fd(driver))
@@ -105,27 +106,6 @@ fn map(name: &str, kind: bpf_map_type, value: u32, entries: u32) -> Result<MapDa
     MapData::create(map, name, None).with_context(|| format!("making map {name}"))
 }
 
-/// Operation codes, of linux/bpf.h.
-mod op {
-    pub(super) const ADD: u8 = 0x07;
-    pub(super) const ADD32: u8 = 0x04;
-    pub(super) const AND32: u8 = 0x54;
-    pub(super) const CALL: u8 = 0x85;
-    pub(super) const EXIT: u8 = 0x95;
-    pub(super) const JUMP_IF_EQUAL: u8 = 0x15;
-    pub(super) const JUMP_IF_GREATER: u8 = 0x2d;
-    pub(super) const LOAD16: u8 = 0x69;
-    pub(super) const LOAD32: u8 = 0x61;
-    pub(super) const LOAD_MAP: u8 = 0x18;
-    pub(super) const MOVE: u8 = 0xbf;
-    pub(super) const MOVE32: u8 = 0xbc;
-    pub(super) const SET: u8 = 0xb7;
-    pub(super) const SHIFT_RIGHT32: u8 = 0x74;
-    pub(super) const STORE16: u8 = 0x6b;
-    pub(super) const STORE32: u8 = 0x63;
-    pub(super) const XOR32: u8 = 0xac;
-}
-
 /// Helper numbers, of linux/bpf.h.
 const MAP_LOOKUP_ELEM: i32 = 1;
 const TAIL_CALL: i32 = 12;
@@ -133,46 +113,6 @@ const TAIL_CALL: i32 = 12;
 const MARK: i16 = 8;
 const DATA: i16 = 76;
 const DATA_END: i16 = 80;
-/// `BPF_PSEUDO_MAP_FD`.
-const MAP_FD: u8 = 1;
-
-/// Instructions, the jumps among them that leave, and the way out at the end.
-struct Assembly {
-    code: Vec<[u8; 8]>,
-    leaving: Vec<(usize, u8, u8, u8)>,
-}
-
-impl Assembly {
-    fn push(&mut self, code: u8, to: u8, from: u8, offset: i16, immediate: i32) {
-        self.code
-            .push(instruction(code, to, from, offset, immediate));
-    }
-
-    /// A conditional jump to the way out.
-    fn leave_if(&mut self, code: u8, left: u8, right: u8) {
-        self.leaving.push((self.code.len(), code, left, right));
-        self.push(code, left, right, 0, 0);
-    }
-
-    fn load_map(&mut self, to: u8, fd: i32) {
-        self.push(op::LOAD_MAP, to, MAP_FD, 0, fd);
-        self.push(0, 0, 0, 0, 0);
-    }
-
-    /// Returns `TC_ACT_OK`, which no program that is measured returns: a run that ends here shows.
-    fn finish(mut self) -> Vec<[u8; 8]> {
-        let out = self.code.len();
-        for (at, code, left, right) in std::mem::take(&mut self.leaving) {
-            let distance = i16::try_from(out - at - 1).unwrap_or(i16::MAX);
-            if let Some(jump) = self.code.get_mut(at) {
-                *jump = instruction(code, left, right, distance, 0);
-            }
-        }
-        self.push(op::SET, 0, 0, 0, 0);
-        self.push(op::EXIT, 0, 0, 0, 0);
-        self.code
-    }
-}
 
 /// r6 the context, r7 the mark, r8 and r9 the frame's bounds, r0 the patch.
 fn instructions(family: Family, patches: i32, targets: i32, target: u32) -> Vec<[u8; 8]> {
@@ -181,10 +121,7 @@ fn instructions(family: Family, patches: i32, targets: i32, target: u32) -> Vec<
         Family::V6 => (14 + 24, 4),
     };
     let ports = destination + 4 * words;
-    let mut code = Assembly {
-        code: Vec::new(),
-        leaving: Vec::new(),
-    };
+    let mut code = Assembly::default();
     code.push(op::MOVE, 6, 1, 0, 0);
     code.push(op::LOAD32, 7, 6, MARK, 0);
     code.push(op::MOVE32, 1, 7, 0, 0);
@@ -218,18 +155,6 @@ fn instructions(family: Family, patches: i32, targets: i32, target: u32) -> Vec<
     code.push(op::SET, 3, 0, 0, i32::try_from(target).unwrap_or(i32::MAX));
     code.push(op::CALL, 0, 0, 0, TAIL_CALL);
     code.finish()
-}
-
-/// `struct bpf_insn`, whose two registers share a byte in the order of the machine.
-fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> [u8; 8] {
-    let registers = if cfg!(target_endian = "little") {
-        from << 4 | to
-    } else {
-        to << 4 | from
-    };
-    let [o0, o1] = offset.to_ne_bytes();
-    let [i0, i1, i2, i3] = immediate.to_ne_bytes();
-    [code, registers, o0, o1, i0, i1, i2, i3]
 }
 
 #[cfg(test)]

@@ -1,29 +1,30 @@
 //! What other pods notice of a pod that floods.
 //!
-//! The noisy pod sends datagrams that no rule allows, as many as one processor can, through its veth and
-//! the real agent. The quiet pod is isolated too, and does what its rule allows: a TCP stream to the
-//! outside, then questions and answers one after the other. Noisy on one processor, quiet on another;
-//! the agent runs where the scheduler puts it.
+//! The noisy pod sends a million datagrams a second that no rule allows, through its veth and the real
+//! agent ([`noisy`] says how). The quiet pod is isolated too, and does what its rule allows: a TCP stream
+//! to the outside, then questions and answers one after the other. Noisy on one processor, quiet on
+//! another; the agent runs where the scheduler puts it.
 //!
 //! Each round measures the quiet pod three times, one right after the other: with nothing else going on,
-//! with a thread that only computes in the noisy pod's place (processors share caches, power, and often
-//! a core), and with the flood. What counts is the ratio of flood to computing within a round.
+//! with a thread in the noisy pod's place that only computes, for as much processor time (processors share
+//! caches, power, and often a core), and with the flood. What counts is the ratios within a round, and
+//! that every frame was counted as one drop.
 
-use std::hint::black_box;
+mod noisy;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use egress_tests::harness::objects::{egress, port, to_blocks};
-use egress_tests::harness::raw::Sender;
 use egress_tests::harness::{NetNs, OUTSIDE, PodSpec, World, fence_rule};
 use egress_tests::packet::{self, Ends, ethertype, proto};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
+
+use noisy::{Beside, FORBIDDEN, Noisy};
 
 /// How long each condition lasts before it is measured, and while it is.
 const WARM: Duration = Duration::from_millis(200);
@@ -32,20 +33,6 @@ const SPAN: Duration = Duration::from_secs(1);
 /// Where the quiet pod may send.
 const STREAM: u16 = 8080;
 const QUESTIONS: u16 = 8081;
-
-/// Where the noisy pod may not.
-const FORBIDDEN: u16 = 9;
-
-/// Frames of one system call; with this many destinations each drop is another record.
-const BATCH: u16 = 256;
-
-/// What goes on beside the quiet pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Beside {
-    Nothing,
-    Computing,
-    Flood,
-}
 
 /// The quiet pod in one condition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,59 +62,64 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
     }
 
     let ends = Ends::V4(noisy.v4, outside);
-    let frames: Vec<Vec<u8>> = (0..BATCH)
-        .map(|number| {
-            let datagram = packet::udp(ends, 1_000, FORBIDDEN + number, b"flood");
-            let packet = ends.packet(proto::UDP, datagram);
-            packet::ethernet(noisy.gateway_mac(), noisy.mac(), ethertype::IPV4, &packet)
-        })
-        .collect();
-    let sender = Sender::new(&noisy.ns, "eth0")?;
-    sender.bypass_queue()?;
+    let datagram = packet::udp(ends, 1_000, FORBIDDEN, b"flood");
+    let packet = ends.packet(proto::UDP, datagram);
+    let frame = packet::ethernet(noisy.gateway_mac(), noisy.mac(), ethertype::IPV4, &packet);
+    let noisy = Noisy::new(&world, &noisy, frame, noisy_cpu)?;
     let [to_stream, to_questions] =
         [STREAM, QUESTIONS].map(|port| SocketAddr::new(outside.into(), port));
     serve(&world.outside.ns, to_stream, false, quiet_cpu)?;
     serve(&world.outside.ns, to_questions, true, quiet_cpu)?;
 
+    let dropped = || -> Result<f64> {
+        let metrics = world.metrics()?;
+        Ok(metrics.sum("egress_dropped_packets_total", &[("reason", "no-rule")]))
+    };
+    let before_all = dropped()?;
+    // What the flood takes, before there is anything to compare it with.
+    let ((), mut flooding) = noisy.during(Beside::Flood, || {
+        thread::sleep(SPAN);
+        Ok(())
+    })?;
+    let mut sent = flooding.frames;
     let mut stream_ratios = [Vec::new(), Vec::new()];
     let mut answer_ratios = [Vec::new(), Vec::new()];
-    let (mut rates, mut busy_rates) = (Vec::new(), Vec::new());
-    let dropped = |world: &World| -> Result<f64> {
-        Ok(world
-            .metrics()?
-            .sum("egress_dropped_packets_total", &[("reason", "no-rule")]))
-    };
-    let (mut sent_in_all, mut counted_in_all) = (0, 0.0);
+    let (mut rates, mut shares) = (Vec::new(), [Vec::new(), Vec::new()]);
     for round in 0..rounds {
         let mut found = [Quiet::default(); 3];
         // The order changes, so that what drifts is not taken for an effect.
-        let mut order = [Beside::Nothing, Beside::Computing, Beside::Flood];
+        let mut order = [0, 1, 2];
         order.rotate_left(usize::try_from(round % 3)?);
-        for beside in order {
-            let before = dropped(&world)?;
-            let (told, sent) = with(beside, &sender, &frames, noisy_cpu, || {
+        for place in order {
+            let beside = match place {
+                0 => Beside::Nothing,
+                1 => Beside::Computing(flooding.share),
+                _ => Beside::Flood,
+            };
+            let ((told, rate), done) = noisy.during(beside, || {
                 thread::sleep(WARM);
-                on(quiet_cpu, || {
+                let (before, start) = (dropped()?, Instant::now());
+                let told = on(quiet_cpu, || {
                     quiet.ns.run(|| {
                         Ok(Quiet {
                             stream: stream(to_stream)?,
                             answers: answers(to_questions)?,
                         })
                     })
-                })
+                })?;
+                let rate = (dropped()? - before) / start.elapsed().as_secs_f64();
+                Ok((told, rate))
             })?;
-            if beside == Beside::Flood {
-                let counted = dropped(&world)? - before;
-                rates.push(counted / sent.within.as_secs_f64());
-                busy_rates.push(counted / sent.busy.as_secs_f64());
-                sent_in_all += sent.frames;
-                counted_in_all += counted;
+            match beside {
+                Beside::Nothing => {}
+                Beside::Computing(_) => shares[0].push(done.share),
+                Beside::Flood => {
+                    shares[1].push(done.share);
+                    rates.push(rate);
+                    sent += done.frames;
+                    flooding = done;
+                }
             }
-            let place = match beside {
-                Beside::Nothing => 0,
-                Beside::Computing => 1,
-                Beside::Flood => 2,
-            };
             *found.get_mut(place).context("three conditions")? = told;
         }
         let [nothing, computing, flood] = found;
@@ -145,66 +137,30 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
             flood.answers
         );
     }
+    let counted = dropped()? - before_all;
+    let [computing, flooding] = &mut shares;
     println!(
-        "\nflood: {:.0} drops a second, {:.0} for each second of its processor (medians); {sent_in_all} frames sent, {counted_in_all} drops counted",
+        "\nflood: {:.0} drops a second, with {:.2} of a processor; computing: {:.2} of it (medians)",
         median(&mut rates),
-        median(&mut busy_rates)
+        median(flooding),
+        median(computing)
     );
+    println!("{sent} frames sent, {counted} drops counted");
     for (what, [against_nothing, against_computing]) in [
         ("TCP stream", &mut stream_ratios),
         ("answers", &mut answer_ratios),
     ] {
         println!(
-            "{what}: {:.3} of what it is beside a thread that computes, {:.3} of what it is beside nothing (medians of {rounds} rounds)",
-            median(against_computing),
-            median(against_nothing)
+            "{what}: {:.3} of what it is beside nothing, {:.3} of what it is beside a thread that computes (medians of {rounds} rounds)",
+            median(against_nothing),
+            median(against_computing)
         );
     }
+    // A whole number of frames, far below where a float skips one.
+    if format!("{counted}") != sent.to_string() {
+        bail!("{sent} frames were sent, and {counted} drops counted");
+    }
     Ok(())
-}
-
-/// What the noisy pod did.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sent {
-    frames: u64,
-    within: Duration,
-    /// Of it the thread had a processor so long, softirqs that ran in it included.
-    busy: Duration,
-}
-
-/// Does `task` while something goes on beside it.
-fn with<T>(
-    beside: Beside,
-    sender: &Sender,
-    frames: &[Vec<u8>],
-    cpu: usize,
-    task: impl FnOnce() -> Result<T>,
-) -> Result<(T, Sent)> {
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            on(cpu, || {
-                let mut sent = Sent::default();
-                let start = Instant::now();
-                while beside != Beside::Nothing && !stop.load(Ordering::Relaxed) {
-                    if beside == Beside::Flood {
-                        sent.frames += u64::try_from(sender.send_many(frames)?)?;
-                    } else {
-                        black_box((0..10_000_u64).fold(0, |sum, n| sum ^ black_box(n)));
-                    }
-                }
-                sent.within = start.elapsed();
-                sent.busy = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime))?;
-                Ok(sent)
-            })
-        });
-        let done = task();
-        stop.store(true, Ordering::Relaxed);
-        let sent = other
-            .join()
-            .unwrap_or_else(|_| Err(anyhow!("the noisy thread panicked")))?;
-        Ok((done?, sent))
-    })
 }
 
 /// Megabytes a second that a TCP stream carries.

@@ -5,12 +5,14 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_type};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::net::netdevice::name_to_index;
 use rustix::thread::{CpuSet, UnshareFlags, sched_getcpu, sched_setaffinity, unshare_unsafe};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -83,24 +85,86 @@ pub(crate) fn test_run(program: impl AsFd, frame: &[u8], repeat: u32, mark: u32)
     })
 }
 
-/// Loads instructions as a tc program.
-pub(crate) fn load(instructions: &[[u8; 8]], license: &CStr) -> Result<OwnedFd> {
+/// Gives an XDP program copies of a frame, and does with each what it says: one that it redirects to an
+/// interface is sent there (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18). The namespace is the caller's.
+pub(crate) fn run_live(program: impl AsFd, frame: &[u8], copies: u32, batch: u32) -> Result<()> {
+    const LIVE_FRAMES: u32 = 1 << 1;
+    let mut attr = zeroed();
+    // SAFETY: `test` is the member that BPF_PROG_TEST_RUN reads, and any bytes are a value of it.
+    let test = unsafe { &mut attr.test };
+    test.prog_fd = raw(&program);
+    test.data_in = address(frame.as_ptr());
+    test.data_size_in = u32::try_from(frame.len())?;
+    test.repeat = copies;
+    test.flags = LIVE_FRAMES;
+    test.batch_size = batch;
+    call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)
+        .context("BPF_PROG_TEST_RUN with live frames, which take Linux 5.18")?;
+    Ok(())
+}
+
+/// Turns GRO on for an interface of the caller's namespace; a veth then polls (NAPI, Linux 5.13).
+pub(crate) fn turn_gro_on(interface: &str) -> Result<()> {
+    /// `struct ethtool_value`, and what sets GRO; of linux/ethtool.h.
+    #[repr(C)]
+    struct EthtoolValue {
+        command: u32,
+        data: u32,
+    }
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    let mut value = EthtoolValue {
+        command: ETHTOOL_SGRO,
+        data: 1,
+    };
+    // SAFETY: plain integers and pointers; all zeroes are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request
+        .ifr_name
+        .iter_mut()
+        .take(room)
+        .zip(interface.bytes())
+    {
+        *to = from.try_into().context("a name of an interface is ASCII")?;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = UdpSocket::bind("[::]:0")?;
+    // SAFETY: SIOCETHTOOL takes an `ifreq` with a name that ends with a zero and a pointer to what the
+    // command at its start calls for; both live until the call has returned.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("turning GRO on for {interface}"));
+    }
+    Ok(())
+}
+
+/// The index of an interface of the caller's namespace.
+pub(crate) fn interface_index(name: &str) -> Result<u32> {
+    let socket = UdpSocket::bind("[::]:0")?;
+    Ok(name_to_index(&socket, name)?)
+}
+
+/// Loads instructions as a program of a kind.
+pub(crate) fn load(kind: bpf_prog_type, instructions: &[[u8; 8]]) -> Result<OwnedFd> {
+    const LICENSE: &CStr = c"Dual MIT/GPL";
     let mut log = vec![0_u8; 1 << 16];
     let mut attr = zeroed();
     // SAFETY: this is the member that BPF_PROG_LOAD reads, and any bytes are a value of it.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
     #[expect(clippy::as_conversions, reason = "the enum is the kernel's, of u32")]
-    let kind = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    let kind = kind as u32;
     load.prog_type = kind;
     load.insn_cnt = u32::try_from(instructions.len())?;
     load.insns = address(instructions.as_ptr());
-    load.license = address(license.as_ptr());
+    load.license = address(LICENSE.as_ptr());
     load.log_level = 1;
     load.log_size = u32::try_from(log.len())?;
     load.log_buf = address(log.as_mut_ptr());
     let fd = call(bpf_cmd::BPF_PROG_LOAD, &mut attr).with_context(|| {
         let log = String::from_utf8_lossy(&log);
-        format!("loading the driver: {}", log.trim_end_matches('\0'))
+        format!("loading a program: {}", log.trim_end_matches('\0'))
     })?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

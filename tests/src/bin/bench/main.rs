@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "a bench is what it prints")]
 
 mod api;
+mod assembly;
 mod chart;
 mod cluster;
 mod control;
@@ -42,8 +43,9 @@ const USAGE: &str =
                   agent itself), `cluster` (its memory in a large one) or `starting`
                   (the CNI plugin)
   --except TEXT   nothing that has this in its id, as `1m`; may be repeated
-  --flood         instead: what other pods notice of one that sends as much as a
-                  processor can and may send none of it; through real interfaces
+  --flood         instead: what other pods notice of one that sends a million
+                  datagrams a second and may send none of them; through real
+                  interfaces
   --compare FILE  the JSON of an earlier run: adds its multiples to the table
 
 Needs root: it loads BPF programs, in namespaces of its own.";
