@@ -14,4 +14,4 @@ pub use filter::{NotTo, To};
 pub use log::{DropLog, Followed, REMEMBERED};
 pub(crate) use record::Key;
 pub use record::{Clocks, DropRecord};
-pub use text::render;
+pub use text::{render, render_wrapped};

@@ -193,7 +193,7 @@ impl Agent {
         }
         if answer.live.is_empty() {
             answer.drift.push(format!(
-                "{pod} has no interface with the agent's programs: the tables say nothing of it"
+                "{pod} has no interface with the agent's programs: nothing it sends is held back"
             ));
             return;
         }

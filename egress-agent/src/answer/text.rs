@@ -6,7 +6,7 @@ use super::{
     Answer, Backend, Destination, EntryStep, FlowEntry, Live, Lookup, PartStep, PolicyEffect,
     PolicySteps, PortsEntry, RuleSteps, Selected, Sender, ServiceSteps, Steps, Verdict, Way,
 };
-use crate::terminal::{Colour, Tone, columns, line, section, wrapped};
+use crate::terminal::{Colour, Tone, columns, line, toned, wrapped};
 
 /// Policies that do not isolate the pod and are listed, where that is all there is to say.
 const BYSTANDERS: usize = 8;
@@ -71,11 +71,14 @@ pub fn render(from: &str, to: &str, answer: &Answer, colour: Colour) -> String {
 }
 
 fn tinted(verdict: Verdict, colour: Colour) -> String {
-    let tone = match verdict {
+    colour.paint(tone(verdict), verdict.name())
+}
+
+fn tone(verdict: Verdict) -> Tone {
+    match verdict {
         Verdict::Allow => Tone::Good,
         Verdict::Deny => Tone::Bad,
-    };
-    colour.paint(tone, verdict.name())
+    }
 }
 
 /// A sentence for the reason.
@@ -194,10 +197,9 @@ fn of_sender(out: &mut String, sender: &Sender, colour: Colour) {
     } else {
         format!(" on node {node}")
     };
-    section(
-        out,
-        &colour.paint(Tone::Heading, &format!("SENDER {pod}{place}")),
-    );
+    out.push('\n');
+    let title = format!("SENDER {pod}{place}");
+    toned(out, colour, 0, &[(Some(Tone::Heading), title.as_str())]);
     let isolating = policies
         .iter()
         .any(|policy| !matches!(policy.effect, PolicyEffect::NotSelected));
@@ -269,14 +271,15 @@ fn of_destination(out: &mut String, destination: &Destination, colour: Colour) {
         Some(service) => format!("Service {}", service.name),
         None => owner.clone(),
     };
-    section(
-        out,
-        &format!(
-            "{} {} ({reason})",
-            colour.paint(Tone::Heading, &format!("TO {address}, {owner}:")),
-            tinted(*verdict, colour)
-        ),
-    );
+    out.push('\n');
+    let title = format!("TO {address}, {owner}:");
+    let why = format!("({reason})");
+    let spans = [
+        (Some(Tone::Heading), title.as_str()),
+        (Some(tone(*verdict)), verdict.name()),
+        (None, why.as_str()),
+    ];
+    toned(out, colour, 0, &spans);
     match way {
         Way::NotIsolated => line(out, "  no policy isolates the sender"),
         Way::Closed => line(out, "  the sender cannot be read, and may send nothing"),
@@ -316,18 +319,17 @@ fn of_service(out: &mut String, service: &ServiceSteps, colour: Colour) {
             policies,
         } = endpoint;
         let note = if *own {
-            ", the sender itself, always allowed"
+            "(the sender itself, always allowed)"
         } else {
             ""
         };
-        line(
-            out,
-            &format!(
-                "  {} port {port}, {owner}: {}{note}",
-                address,
-                tinted(*verdict, colour)
-            ),
-        );
+        let what = format!("{address} port {port}, {owner}:");
+        let spans = [
+            (None, what.as_str()),
+            (Some(tone(*verdict)), verdict.name()),
+            (None, note),
+        ];
+        toned(out, colour, 2, &spans);
         if *verdict == Verdict::Deny {
             of_policies(out, policies, 4, colour);
         }
@@ -348,13 +350,13 @@ fn of_policies(out: &mut String, policies: &[PolicySteps], indent: usize, colour
             unreadable,
         } = policy;
         let sum = if *allows {
-            colour.paint(Tone::Good, "allows it")
+            (Some(Tone::Good), "allows it")
         } else if rules.is_empty() && unreadable.is_empty() {
-            "has no rules: allows nothing".to_owned()
+            (None, "has no rules: allows nothing")
         } else {
-            "does not allow it".to_owned()
+            (None, "does not allow it")
         };
-        line(out, &format!("{blank}{policy} {sum}"));
+        toned(out, colour, indent, &[(None, policy.as_str()), sum]);
         for rule in rules {
             of_rule(out, rule, indent + 2, colour);
         }
@@ -433,23 +435,30 @@ fn of_live(out: &mut String, live: &Live, colour: Colour) {
         lookups,
     } = live;
     let title = format!("KERNEL TABLES at {interface}:");
-    let state = match endpoint {
-        None => colour.paint(Tone::Bad, "no endpoint, everything passes"),
+    let (tone, state) = match endpoint {
+        None => (Some(Tone::Bad), "no endpoint, everything passes".to_owned()),
         Some(endpoint) => {
             let rules = match (endpoint.isolated, endpoint.ruleset) {
                 (false, _) => "not isolated".to_owned(),
                 (true, 0) => "isolated, nothing is allowed".to_owned(),
                 (true, id) => format!("isolated by ruleset {id}"),
             };
-            format!(
+            let state = format!(
                 "endpoint {}, {rules}, generation {}",
                 endpoint.slot, endpoint.generation
-            )
+            );
+            (None, state)
         }
     };
-    section(
+    out.push('\n');
+    toned(
         out,
-        &format!("{} {state}", colour.paint(Tone::Heading, &title)),
+        colour,
+        0,
+        &[
+            (Some(Tone::Heading), title.as_str()),
+            (tone, state.as_str()),
+        ],
     );
     for lookup in lookups {
         of_lookup(out, lookup, colour);
@@ -523,6 +532,7 @@ fn of_flow(flow: &FlowEntry) -> String {
 mod tests {
     use super::super::{AddressAnswer, SCHEMA, SenderState};
     use super::*;
+    use crate::terminal::WIDTH;
 
     fn denied() -> Answer {
         Answer {
@@ -680,6 +690,65 @@ TO 10.1.0.1, no known pod or node: deny (no-rule)
         for (to, ports) in [(Some("cidr"), Some("port")), (Some("family"), None)] {
             let text = plain("a/web", "10.1.0.1:80/TCP", &explained(to, ports));
             assert!(!text.contains("nearest"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_line_is_longer_than_the_width_whatever_the_names() {
+        let long = |what: &str| format!("{what}/{}", "long-".repeat(40));
+        let mut answer = explained(Some("except"), None);
+        answer.isolated_by = vec![long("a"), long("b")];
+        answer.drift = vec![long("drift")];
+        if let Some(steps) = &mut answer.steps {
+            steps.sender.pod = long("pod");
+            steps.sender.node = long("node");
+            for policy in &mut steps.sender.policies {
+                policy.policy = long("policy");
+                policy.selector = long("selector");
+            }
+            let mut rules = Vec::new();
+            for destination in &mut steps.destinations {
+                destination.owner = long("owner");
+                for policy in &mut destination.policies {
+                    policy.policy = long("policy");
+                }
+                rules = destination.policies.clone();
+            }
+            let mut behind = steps.destinations.clone();
+            for destination in &mut behind {
+                destination.way = Way::Service;
+                destination.service = Some(ServiceSteps {
+                    name: long("service"),
+                    port: 80,
+                    closed: None,
+                    allowed: 0,
+                    denied: 1,
+                    endpoints: vec![Backend {
+                        address: [10, 1, 0, 2].into(),
+                        port: 8080,
+                        owner: long("owner"),
+                        verdict: Verdict::Deny,
+                        own: false,
+                        policies: rules.clone(),
+                    }],
+                    more_endpoints: 0,
+                });
+            }
+            steps.destinations.extend(behind);
+        }
+        answer.live = vec![Live {
+            interface: long("interface"),
+            endpoint: None,
+            lookups: Vec::new(),
+        }];
+        let text = plain(&long("pod"), &long("to"), &answer);
+        for line in text.lines() {
+            assert!(columns(line) <= WIDTH, "{} columns: {line}", columns(line));
+        }
+        // What is wrapped is not lost.
+        for what in ["pod", "node", "owner", "service", "interface", "policy"] {
+            let text = text.replace(['\n', ' '], "");
+            assert!(text.contains(&long(what)), "{what}: {text}");
         }
     }
 

@@ -1,8 +1,10 @@
 //! `drops`: what was dropped, and why.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use clap::builder::PossibleValuesParser;
+use egress_common::event::{Action, Reason};
 use serde::Serialize;
 
 use super::{Output, SocketArgs, client_runtime, complain};
@@ -38,9 +40,8 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "NS")]
     namespace: Option<String>,
 
-    /// Only for this reason: no-rule, frontend, spoofed, not-ip, malformed, extension-headers,
-    /// source-route or fragment.
-    #[arg(long, value_name = "REASON")]
+    /// Only for this reason.
+    #[arg(long, value_name = "REASON", value_parser = reasons())]
     reason: Option<String>,
 
     /// Only towards this network, or address, and port.
@@ -76,12 +77,13 @@ impl Args {
         client_runtime()?.block_on(async {
             let mut drops = Client::new(&socket.socket).drops(&wanted).await?;
             let mut stdout = io::stdout().lock();
-            let colour = Colour::of(&stdout);
+            let (terminal, colour) = (stdout.is_terminal(), Colour::of(&stdout));
             while let Some(line) = drops.next().await? {
                 match line {
                     Line::Drop(record) => {
                         let line = match output {
-                            Output::Text => drops::render(&record, colour),
+                            Output::Text if terminal => drops::render_wrapped(&record, colour),
+                            Output::Text => drops::render(&record),
                             Output::Json => json(&record)?,
                         };
                         writeln!(stdout, "{line}")?;
@@ -94,6 +96,13 @@ impl Args {
         })?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What a packet can be dropped for.
+fn reasons() -> PossibleValuesParser {
+    let drops = |reason: &Reason| reason.action() == Action::Drop;
+    let reasons = Reason::ALL.into_iter().filter(drops);
+    PossibleValuesParser::new(reasons.map(Reason::name))
 }
 
 /// A record as a line that says what it is.
@@ -114,9 +123,22 @@ fn json(record: &DropRecord) -> serde_json::Result<String> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+    use clap::Parser as _;
     use serde_json::Value;
 
     use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn a_reason_that_nothing_is_dropped_for_is_refused() {
+        let drops = |reason: &str| {
+            Cli::try_parse_from(["egress-agent", "drops", "--reason", reason]).is_ok()
+        };
+        assert!(drops("no-rule"));
+        for reason in ["no_rule", "allowed", ""] {
+            assert!(!drops(reason), "{reason}");
+        }
+    }
 
     #[test]
     fn a_line_is_the_record_and_the_schemas_name() {

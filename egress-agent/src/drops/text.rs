@@ -6,11 +6,32 @@ use std::net::IpAddr;
 use egress_common::event::Reason;
 
 use super::record::DropRecord;
-use crate::terminal::{Colour, Tone, hanging};
+use crate::terminal::{Colour, Tone, toned};
 use crate::traffic::Protocol;
 
-/// When, who, why: one line where a program reads it, and within 100 columns on a terminal.
-pub fn render(record: &DropRecord, colour: Colour) -> String {
+/// When, who, why, on one line: a program may read it.
+pub fn render(record: &DropRecord) -> String {
+    let (start, what) = parts(record);
+    format!("{start} {what}")
+}
+
+/// The same within 100 columns, for a terminal.
+pub fn render_wrapped(record: &DropRecord, colour: Colour) -> String {
+    let (start, what) = parts(record);
+    let mut out = String::new();
+    let (time, pod) = start.split_once(' ').unwrap_or_default();
+    let spans = [
+        (None, time),
+        (Some(Tone::Heading), pod),
+        (None, what.as_str()),
+    ];
+    toned(&mut out, colour, 0, &spans);
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// When and who; why.
+fn parts(record: &DropRecord) -> (String, String) {
     let pod = if record.pod.is_empty() {
         "(a pod that is gone)".to_owned()
     } else {
@@ -28,17 +49,7 @@ pub fn render(record: &DropRecord, colour: Colour) -> String {
         // Writing to a String cannot fail.
         write!(what, " ({})", notes.join(", ")).unwrap_or_default();
     }
-    let start = format!("{:.3} {pod}: ", record.time);
-    match colour {
-        Colour::None => start + &what,
-        Colour::Ansi => {
-            let mut out = String::new();
-            hanging(&mut out, &start, &what);
-            out.truncate(out.trim_end().len());
-            // Escape codes take no columns, so they come last.
-            out.replacen(&pod, &colour.paint(Tone::Heading, &pod), 1)
-        }
-    }
+    (format!("{:.3} {pod}:", record.time), what)
 }
 
 /// What was wrong with the packet, in words.
@@ -110,7 +121,7 @@ mod tests {
     #[test]
     fn a_denied_connection_names_the_policies_and_the_destination() {
         assert_eq!(
-            render(&record(), Colour::None),
+            render(&record()),
             "2026-11-21T06:00:00.000Z shop/web-0: isolated by shop/db, shop/dns, no rule allows 10.1.2.3:443/TCP (SYN)"
         );
     }
@@ -121,27 +132,28 @@ mod tests {
             count: 3,
             ..record()
         };
-        let line = render(&repeated, Colour::None);
+        let line = render(&repeated);
         assert!(line.ends_with("10.1.2.3:443/TCP (SYN, ×3)"), "{line}");
     }
 
     #[test]
-    fn a_terminal_gets_no_line_above_100_columns() {
+    fn a_terminal_gets_no_line_above_100_columns_with_colour_and_without() {
         let long = DropRecord {
+            namespace: "a-namespace-".repeat(5),
+            pod: "a-pod-".repeat(10),
             isolated_by: vec!["shop/a-policy-with-a-long-name".to_owned(); 4],
             ..record()
         };
-        let text = render(&long, Colour::Ansi);
-        assert!(text.contains("\x1b[1mshop/web-0\x1b[0m: "), "{text}");
+        let text = render_wrapped(&long, Colour::Ansi);
+        assert!(text.contains("\x1b[1ma-namespace-"), "{text}");
         let bare = text.replace("\x1b[1m", "").replace("\x1b[0m", "");
+        assert_eq!(bare, render_wrapped(&long, Colour::None));
         assert!(bare.lines().count() > 1, "{bare}");
         for line in bare.lines() {
             assert!(line.chars().count() <= 100, "{line}");
         }
-        assert_eq!(
-            bare.split_whitespace().collect::<Vec<_>>().join(" "),
-            render(&long, Colour::None)
-        );
+        let words = |text: &str| text.replace([' ', '\n'], "");
+        assert_eq!(words(&bare), words(&render(&long)));
     }
 
     #[test]

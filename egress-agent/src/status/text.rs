@@ -3,7 +3,7 @@
 use super::{
     MapFill, Pod, Policy, Problem, Ruleset, Source, SourceState, Status, Warning, WatchSource,
 };
-use crate::terminal::{Colour, Tone, dash, line, section, table, wrapped};
+use crate::terminal::{Colour, Tone, dash, hanging, line, section, table, wrapped};
 
 /// The whole status.
 pub fn render(status: &Status, colour: Colour) -> String {
@@ -101,7 +101,7 @@ fn of_problem(out: &mut String, problem: &Problem) {
         wrapped(out, "  ", message);
         return;
     }
-    wrapped(out, "  ", &what.join("  "));
+    hanging(out, 2, &what.join(" "));
     wrapped(out, "    ", message);
 }
 
