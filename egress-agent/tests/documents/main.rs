@@ -1,6 +1,6 @@
 //! What the documents say, against what the agent knows.
 //!
-//! Command lines in them must parse, flags and metrics must exist, links must lead somewhere.
+//! Command lines in them must parse, flags, metrics and fields of JSON must exist, links must lead somewhere.
 //! Whether a command *does* what its page says is for the person who wrote the page: they ran it.
 #![expect(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
 mod commands;
 mod links;
 mod page;
+mod schemas;
 
 use std::collections::BTreeSet;
 

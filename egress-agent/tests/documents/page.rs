@@ -45,6 +45,11 @@ pub(crate) fn all() -> Vec<Page> {
         .collect()
 }
 
+/// One of them.
+pub(crate) fn of(name: &str) -> Page {
+    all().into_iter().find(|page| page.name == name).unwrap()
+}
+
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
