@@ -9,8 +9,10 @@ pub(crate) mod op {
     pub(crate) const EXIT: u8 = 0x95;
     pub(crate) const JUMP_IF_EQUAL: u8 = 0x15;
     pub(crate) const JUMP_IF_GREATER: u8 = 0x2d;
+    pub(crate) const JUMP_UNLESS_EQUAL: u8 = 0x55;
     pub(crate) const LOAD16: u8 = 0x69;
     pub(crate) const LOAD32: u8 = 0x61;
+    pub(crate) const LOAD64: u8 = 0x79;
     pub(crate) const LOAD_MAP: u8 = 0x18;
     pub(crate) const MOVE: u8 = 0xbf;
     pub(crate) const MOVE32: u8 = 0xbc;
@@ -19,11 +21,13 @@ pub(crate) mod op {
     pub(crate) const STORE8: u8 = 0x73;
     pub(crate) const STORE16: u8 = 0x6b;
     pub(crate) const STORE32: u8 = 0x63;
+    pub(crate) const STORE64: u8 = 0x7b;
     pub(crate) const XOR32: u8 = 0xac;
 }
 
-/// `BPF_PSEUDO_MAP_FD`.
+/// `BPF_PSEUDO_MAP_FD` and `BPF_PSEUDO_MAP_VALUE`.
 const MAP_FD: u8 = 1;
+const MAP_VALUE: u8 = 2;
 
 /// Instructions, the jumps among them that leave, and the way out at the end.
 #[derive(Default)]
@@ -49,9 +53,14 @@ impl Assembly {
         self.push(0, 0, 0, 0, 0);
     }
 
-    /// The way out returns 0: `TC_ACT_OK`, which no program that is measured returns, so that a run that
-    /// ends here shows; `XDP_ABORTED`.
-    pub(crate) fn finish(mut self) -> Vec<[u8; 8]> {
+    /// The address of an array's first value.
+    pub(crate) fn load_value(&mut self, to: u8, fd: i32) {
+        self.push(op::LOAD_MAP, to, MAP_VALUE, 0, fd);
+        self.push(0, 0, 0, 0, 0);
+    }
+
+    /// With what the way out returns.
+    pub(crate) fn finish(mut self, returned: i32) -> Vec<[u8; 8]> {
         let out = self.code.len();
         for (at, code, left, right) in std::mem::take(&mut self.leaving) {
             let distance = i16::try_from(out - at - 1).unwrap_or(i16::MAX);
@@ -59,7 +68,7 @@ impl Assembly {
                 *jump = instruction(code, left, right, distance, 0);
             }
         }
-        self.push(op::SET, 0, 0, 0, 0);
+        self.push(op::SET, 0, 0, 0, returned);
         self.push(op::EXIT, 0, 0, 0, 0);
         self.code
     }

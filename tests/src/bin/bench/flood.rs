@@ -6,9 +6,9 @@
 //! another; the agent runs where the scheduler puts it.
 //!
 //! Each round measures the quiet pod three times, one right after the other: with nothing else going on,
-//! with a thread in the noisy pod's place that only computes, for as much processor time (processors share
-//! caches, power, and often a core), and with the flood. What counts is the ratios within a round, and
-//! that every frame was counted as one drop.
+//! with a thread that only computes in the noisy pod's place (processors share caches, power, and often
+//! a core), and with the flood. What counts is the ratios within a round, and that every frame was counted
+//! as one drop.
 
 mod noisy;
 
@@ -65,7 +65,7 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
     let datagram = packet::udp(ends, 1_000, FORBIDDEN, b"flood");
     let packet = ends.packet(proto::UDP, datagram);
     let frame = packet::ethernet(noisy.gateway_mac(), noisy.mac(), ethertype::IPV4, &packet);
-    let noisy = Noisy::new(&world, &noisy, frame, noisy_cpu)?;
+    let mut noisy = Noisy::new(&world, &noisy, frame, noisy_cpu)?;
     let [to_stream, to_questions] =
         [STREAM, QUESTIONS].map(|port| SocketAddr::new(outside.into(), port));
     serve(&world.outside.ns, to_stream, false, quiet_cpu)?;
@@ -76,27 +76,17 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
         Ok(metrics.sum("egress_dropped_packets_total", &[("reason", "no-rule")]))
     };
     let before_all = dropped()?;
-    // What the flood takes, before there is anything to compare it with.
-    let ((), mut flooding) = noisy.during(Beside::Flood, || {
-        thread::sleep(SPAN);
-        Ok(())
-    })?;
-    let mut sent = flooding.frames;
+    let mut sent_in_all = 0;
     let mut stream_ratios = [Vec::new(), Vec::new()];
     let mut answer_ratios = [Vec::new(), Vec::new()];
-    let (mut rates, mut shares) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let mut rates = Vec::new();
     for round in 0..rounds {
         let mut found = [Quiet::default(); 3];
         // The order changes, so that what drifts is not taken for an effect.
-        let mut order = [0, 1, 2];
+        let mut order = [Beside::Nothing, Beside::Computing, Beside::Flood];
         order.rotate_left(usize::try_from(round % 3)?);
-        for place in order {
-            let beside = match place {
-                0 => Beside::Nothing,
-                1 => Beside::Computing(flooding.share),
-                _ => Beside::Flood,
-            };
-            let ((told, rate), done) = noisy.during(beside, || {
+        for beside in order {
+            let ((told, rate), sent) = noisy.during(beside, || {
                 thread::sleep(WARM);
                 let (before, start) = (dropped()?, Instant::now());
                 let told = on(quiet_cpu, || {
@@ -110,15 +100,14 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
                 let rate = (dropped()? - before) / start.elapsed().as_secs_f64();
                 Ok((told, rate))
             })?;
-            match beside {
-                Beside::Nothing => {}
-                Beside::Computing(_) => shares[0].push(done.share),
-                Beside::Flood => {
-                    shares[1].push(done.share);
-                    rates.push(rate);
-                    sent += done.frames;
-                    flooding = done;
-                }
+            let place = match beside {
+                Beside::Nothing => 0,
+                Beside::Computing => 1,
+                Beside::Flood => 2,
+            };
+            if beside == Beside::Flood {
+                rates.push(rate);
+                sent_in_all += sent;
             }
             *found.get_mut(place).context("three conditions")? = told;
         }
@@ -138,14 +127,10 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
         );
     }
     let counted = dropped()? - before_all;
-    let [computing, flooding] = &mut shares;
     println!(
-        "\nflood: {:.0} drops a second, with {:.2} of a processor; computing: {:.2} of it (medians)",
-        median(&mut rates),
-        median(flooding),
-        median(computing)
+        "\nflood: {:.0} drops a second (median); {sent_in_all} frames sent, {counted} drops counted",
+        median(&mut rates)
     );
-    println!("{sent} frames sent, {counted} drops counted");
     for (what, [against_nothing, against_computing]) in [
         ("TCP stream", &mut stream_ratios),
         ("answers", &mut answer_ratios),
@@ -157,8 +142,8 @@ pub(crate) fn measure(rounds: u32) -> Result<()> {
         );
     }
     // A whole number of frames, far below where a float skips one.
-    if format!("{counted}") != sent.to_string() {
-        bail!("{sent} frames were sent, and {counted} drops counted");
+    if format!("{counted}") != sent_in_all.to_string() {
+        bail!("{sent_in_all} frames were sent, and {counted} drops counted");
     }
     Ok(())
 }
