@@ -12,8 +12,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 
-pub(crate) use self::archive::{Architecture, Image, Reference};
+pub(crate) use self::archive::{Image, Reference};
 use crate::process;
+use crate::target::Architecture;
 use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
 

@@ -18,6 +18,7 @@ mod mutants;
 mod privileges;
 mod process;
 mod program;
+mod target;
 mod test;
 mod toolchain;
 mod vm;
@@ -68,7 +69,7 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Kept mistakes, planted one by one: which tests notice which
     Mutants(mutants::Args),
-    /// The agent under Debian's kernels, oldest to newest, in emulated machines
+    /// The agent under Debian's kernels, oldest to newest, on either processor, in emulated machines
     Vm(vm::Args),
 }
 

@@ -4,36 +4,38 @@
 //! anywhere; has the agent load and attach its programs there, and runs the tests that send
 //! traffic. The first process is `tests/src/bin/vm_suite.rs`; nothing of a distribution is
 //! in the machine but the kernel, `ip`, `tc` and what is under test.
+//!
+//! `--arch arm64` does the same for the other architecture, with programs that are built here for it.
 
 mod cpio;
 mod debian;
 mod image;
 mod kernel;
 mod modules;
+mod programs;
 mod qemu;
 mod report;
 mod selection;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
 
-use crate::build;
 use crate::process;
+use crate::target::Architecture;
 use crate::test::Tally;
 use crate::toolchain::{self, Purpose};
 use crate::workspace::Workspace;
-use image::Program;
 use kernel::{KERNELS, Kernel};
-use qemu::End;
+use programs::Programs;
+use qemu::{End, Hardware};
 use report::{Report, Row};
 use selection::{Extent, PROGRAMS, Tests};
 
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// Only this one; may be given more than once
     #[arg(long, value_parser = names(), default_value = ALL)]
     kernel: Vec<String>,
+    /// What the kernels and the programs are built for [default: what this machine is]
+    #[arg(long)]
+    arch: Option<Architecture>,
     /// How many of the tests
     #[arg(long, value_enum, default_value_t = Extent::Short)]
     tests: Extent,
@@ -68,16 +73,12 @@ const ALL: &str = "all";
 const LIMIT: Duration = Duration::from_mins(30);
 const LIMIT_OF_ALL: Duration = Duration::from_hours(2);
 
-/// What must be here, and Debian's package of it.
-const NEEDED: [(&str, &str); 4] = [
-    qemu::PROGRAM,
+/// What must be here, and Debian's package of it; besides qemu.
+const NEEDED: [(&str, &str); 3] = [
     ("dpkg-deb", "dpkg"),
     ("xz", "xz-utils"),
     ("objcopy", "binutils"),
 ];
-
-/// The guest's first process.
-const INIT: &str = "vm_suite";
 
 fn names() -> Vec<&'static str> {
     KERNELS
@@ -129,17 +130,16 @@ impl Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    if !cfg!(target_arch = "x86_64") {
-        bail!("the kernels are amd64's, and so must the programs be that run on them");
-    }
-    ensure_programs()?;
+    let architecture = args.arch.map_or_else(Architecture::own, Ok)?;
+    ensure_programs(&Hardware::of(architecture))?;
     let asked = args.programs()?;
     toolchain::ensure(workspace, Purpose::Run)?;
-    let programs = programs(workspace, args, &asked)?;
+    let folder = workspace.target.join("vm").join(architecture.to_string());
+    let programs = Programs::build(workspace, &folder, architecture, args.debug, &asked)?;
 
     let mut total = Tally::default();
     let mut rows = Vec::new();
-    for (tally, row) in machines(workspace, &programs, args) {
+    for (tally, row) in machines(&folder, &programs, args) {
         total.add(tally);
         rows.extend(row);
     }
@@ -162,15 +162,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// What goes into every machine.
-struct Built {
-    programs: Vec<Program>,
-    /// Those of them that are tests, by their path in the guest.
-    tests: Vec<(String, Tests)>,
-}
-
 /// Every machine, oldest kernel first, so many at one time.
-fn machines(workspace: &Workspace, built: &Built, args: &Args) -> Vec<(Tally, Option<Row>)> {
+fn machines(folder: &Path, built: &Programs, args: &Args) -> Vec<(Tally, Option<Row>)> {
     let todo = Mutex::new(args.kernels().enumerate());
     let next = || todo.lock().unwrap_or_else(PoisonError::into_inner).next();
     let done = Mutex::new(BTreeMap::new());
@@ -178,8 +171,12 @@ fn machines(workspace: &Workspace, built: &Built, args: &Args) -> Vec<(Tally, Op
         for _ in 0..args.at_once() {
             scope.spawn(|| {
                 while let Some((place, kernel)) = next() {
-                    println!("== Linux {} of Debian {}", kernel.name, kernel.suite);
-                    let folder = workspace.target.join("vm").join(kernel.suite);
+                    let architecture = built.architecture;
+                    println!(
+                        "== Linux {} of Debian {} for {architecture}",
+                        kernel.name, kernel.suite
+                    );
+                    let folder = folder.join(kernel.suite);
                     let result = match machine(&folder, kernel, built, args) {
                         Ok((tally, row)) => (tally, Some(row)),
                         Err(error) => (not_run(kernel, &error), None),
@@ -202,9 +199,9 @@ fn not_run(kernel: Kernel, error: &anyhow::Error) -> Tally {
     }
 }
 
-fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<(Tally, Row)> {
+fn machine(folder: &Path, kernel: Kernel, built: &Programs, args: &Args) -> Result<(Tally, Row)> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let unpacked = debian::kernel(folder, &kernel, args.refresh)?;
+    let unpacked = debian::kernel(folder, &kernel, built.architecture, args.refresh)?;
     let modules = modules::in_order(&unpacked.root)?;
     let suite: Vec<String> = built
         .tests
@@ -217,7 +214,7 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
     let files = folder.join("initramfs");
     fs::write(
         &files,
-        image::build(&modules, &built.programs, &suite.join("\n"))?,
+        image::build(&modules, &built.files, &suite.join("\n"))?,
     )
     .with_context(|| format!("writing {}", files.display()))?;
 
@@ -225,7 +222,8 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
     let mut report = Report::new(kernel, &built.tests, args.tests);
     let limit = args.limit();
     let start = Instant::now();
-    let end = qemu::boot(&unpacked.image, &files, &log, limit, |line| {
+    let machine = Hardware::of(built.architecture);
+    let end = machine.boot(&unpacked.image, &files, &log, limit, |line| {
         if report.read(line) {
             let seconds = start.elapsed().as_secs();
             println!("{:>4} {seconds:>4} s | {line}", kernel.name);
@@ -244,113 +242,11 @@ fn machine(folder: &Path, kernel: Kernel, built: &Built, args: &Args) -> Result<
     Ok((tally, row))
 }
 
-/// Builds what goes into the machines: the agent as it is released, and the tests as `cargo xtask
-/// test` has built them, so that running both builds nothing twice.
-fn programs(workspace: &Workspace, args: &Args, asked: &[Tests]) -> Result<Built> {
-    let agent = build::agent(workspace, args.debug)?;
-    process::run(
-        workspace
-            .cargo()
-            .args(["build", "--package", "egress-tests", "--bin", INIT]),
-    )?;
-    let folder = workspace.target.join("vm/programs");
-    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let bin = |name: &str| format!("{}/{name}", image::PROGRAMS);
-    let lean = |source: &Path, path: String| -> Result<Program> {
-        Ok(Program {
-            source: without_debug_information(source, &folder)?,
-            path,
-        })
-    };
-    let init = workspace.target.join("debug").join(INIT);
-    let mut programs = vec![
-        lean(&init, "/init".to_owned())?,
-        lean(&agent, bin("egress-agent"))?,
-    ];
-    for name in ["ip", "tc"] {
-        programs.push(Program {
-            source: process::find(name).with_context(|| format!("there is no {name}"))?,
-            path: bin(name),
-        });
-    }
-    let mut tests = Vec::new();
-    let packages: BTreeSet<&str> = asked.iter().map(|tests| tests.package).collect();
-    for package in packages {
-        let of_package = asked.iter().filter(|tests| tests.package == package);
-        let targets: Vec<Tests> = of_package.copied().collect();
-        for (program, source) in targets.iter().zip(test_programs(workspace, &targets)?) {
-            let path = bin(&format!("{}-{}", program.package, program.target));
-            programs.push(lean(&source, path.clone())?);
-            tests.push((path, *program));
-        }
-    }
-    Ok(Built { programs, tests })
-}
-
-/// A copy that is a tenth of the size: the machine has its files in memory.
-fn without_debug_information(program: &Path, folder: &Path) -> Result<PathBuf> {
-    let name = program.file_name().context("a program without a name")?;
-    let copy = folder.join(name);
-    process::output(
-        Command::new("objcopy")
-            .arg("--strip-debug")
-            .arg(program)
-            .arg(&copy),
-    )?;
-    Ok(copy)
-}
-
-/// Builds test targets of one package; only cargo's messages tell where it put the programs.
-fn test_programs(workspace: &Workspace, targets: &[Tests]) -> Result<Vec<PathBuf>> {
-    let mut cargo = workspace.cargo();
-    cargo.args(["test", "--no-run"]);
-    if let Some(tests) = targets.first() {
-        cargo.args(["--package", tests.package]);
-    }
-    for tests in targets {
-        cargo.args(["--test", tests.target]);
-    }
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    println!("$ {}", process::shown(&cargo));
-    let output = cargo
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("starting cargo")?;
-    if !output.status.success() {
-        bail!("{} ended with {}", process::shown(&cargo), output.status);
-    }
-    let messages = String::from_utf8_lossy(&output.stdout);
-    targets
-        .iter()
-        .map(|tests| {
-            messages
-                .lines()
-                .find_map(|line| executable(line, tests.target))
-                .with_context(|| {
-                    format!("cargo names no program of the test target {}", tests.target)
-                })
-        })
-        .collect()
-}
-
-fn executable(message: &str, target: &str) -> Option<PathBuf> {
-    let message: Value = serde_json::from_str(message).ok()?;
-    let built = message.get("target")?;
-    let is_test = built
-        .get("kind")?
-        .as_array()?
-        .iter()
-        .any(|kind| kind == "test");
-    if !is_test || built.get("name")? != target {
-        return None;
-    }
-    message.get("executable")?.as_str().map(PathBuf::from)
-}
-
 /// Installs what is missing, after saying so.
-fn ensure_programs() -> Result<()> {
+fn ensure_programs(hardware: &Hardware) -> Result<()> {
     let missing: Vec<(&str, &str)> = NEEDED
         .into_iter()
+        .chain([hardware.program])
         .filter(|(program, _)| process::find(program).is_none())
         .collect();
     if missing.is_empty() {
@@ -388,6 +284,7 @@ mod tests {
     fn args(kernel: &[&str], tests: Extent) -> Args {
         Args {
             kernel: kernel.iter().map(ToString::to_string).collect(),
+            arch: None,
             tests,
             program: Vec::new(),
             refresh: false,
@@ -421,21 +318,5 @@ mod tests {
         assert_eq!(names(of("fault", Extent::Sample)), Some(vec!["faults"]));
         assert_eq!(names(of("fault", Extent::Short)), None, "it has none there");
         assert!(names(args(&[ALL], Extent::Short)).is_some_and(|all| all.len() > 4));
-    }
-
-    #[test]
-    fn the_program_of_a_test_target_is_what_cargo_says() {
-        let message = |kind: &str, name: &str| {
-            format!(
-                r#"{{"reason":"compiler-artifact","target":{{"kind":["{kind}"],"name":"{name}"}},"executable":"/t/x"}}"#
-            )
-        };
-        assert_eq!(
-            executable(&message("test", "policy"), "policy"),
-            Some("/t/x".into())
-        );
-        assert_eq!(executable(&message("test", "other"), "policy"), None);
-        assert_eq!(executable(&message("bin", "policy"), "policy"), None);
-        assert_eq!(executable("not json", "policy"), None);
     }
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::programs::Programs;
-use crate::image::{Architecture, Image};
+use crate::image::Image;
+use crate::target::Architecture;
 
 /// Holds a pod's namespaces.
 pub(super) const PAUSE: &str = "egress-agent.test/pause:1";

@@ -14,39 +14,12 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-/// What an image runs on. The names are the image format's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Architecture {
-    /// x86-64
-    Amd64,
-    /// AArch64
-    Arm64,
-}
-
-impl Architecture {
-    /// This machine's, where images can be made for it.
-    pub(crate) fn own() -> Result<Self> {
-        match std::env::consts::ARCH {
-            "x86_64" => Ok(Self::Amd64),
-            "aarch64" => Ok(Self::Arm64),
-            other => bail!("no images are made for {other}: give --arch"),
-        }
-    }
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Amd64 => "amd64",
-            Self::Arm64 => "arm64",
-        })
-    }
-}
+use crate::target::Architecture;
 
 /// `NAME:TAG`. Whether the name is one that a registry takes is left to who imports it; here
 /// it only must not be taken for another one.

@@ -1,4 +1,5 @@
-//! Kernels out of Debian's archive, downloaded and unpacked, never installed.
+//! What comes out of Debian's archive, downloaded and unpacked, never installed: kernels, and for a machine of
+//! another architecture `ip` and `tc`.
 //!
 //! apt does it, with state of its own below the target directory: it knows this machine's
 //! mirror and proxy, and checks signatures.
@@ -12,12 +13,11 @@ use anyhow::{Context as _, Result, bail};
 
 use super::kernel::Kernel;
 use crate::process;
+use crate::target::Architecture;
 use crate::toolchain;
 
-/// The package that always depends on the newest kernel of its release.
-const META: &str = "linux-image-cloud-amd64";
-/// What the packages of a cloud kernel begin and end with.
-const FAMILY: (&str, &str) = ("linux-", "-cloud-amd64");
+/// The release that `ip` and `tc` are of, whatever the kernel: those of this machine are as old.
+const RELEASE: &str = "bookworm";
 /// Package `debian-archive-keyring`; it has the keys of past and coming releases too.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -31,11 +31,17 @@ pub(super) struct Unpacked {
 }
 
 /// Takes it from `folder` where an earlier run left it; else downloads it there.
-pub(super) fn kernel(folder: &Path, kernel: &Kernel, refresh: bool) -> Result<Unpacked> {
+pub(super) fn kernel(
+    folder: &Path,
+    kernel: &Kernel,
+    architecture: Architecture,
+    refresh: bool,
+) -> Result<Unpacked> {
     let root = folder.join("root");
     // Renamed into place as the last step: a folder of that name is complete.
     if refresh || !root.is_dir() {
-        download(folder, kernel.suite, &root).with_context(|| {
+        let what = Closure::of_kernel(architecture);
+        download(folder, kernel.suite, architecture, &what, &root).with_context(|| {
             format!(
                 "getting the kernel of Debian {} ({})",
                 kernel.suite, kernel.name
@@ -48,14 +54,67 @@ pub(super) fn kernel(folder: &Path, kernel: &Kernel, refresh: bool) -> Result<Un
     })
 }
 
-fn download(folder: &Path, suite: &str, root: &Path) -> Result<()> {
+/// `ip` and `tc` with their libraries, in a folder as they would be below `/`.
+pub(super) fn tools(folder: &Path, architecture: Architecture) -> Result<PathBuf> {
+    let folder = folder.join("tools");
+    let root = folder.join("root");
+    if !root.is_dir() {
+        download(&folder, RELEASE, architecture, &Closure::of_tools(), &root)
+            .with_context(|| format!("getting ip and tc of Debian {RELEASE} for {architecture}"))?;
+    }
+    Ok(root)
+}
+
+/// A package and what it needs of its kind.
+struct Closure {
+    package: String,
+    /// Whether a package of this name is one of those.
+    is_kin: Box<dyn Fn(&str) -> bool>,
+}
+
+impl Closure {
+    /// The package that always depends on the newest kernel of its release, and the parts of a cloud kernel.
+    fn of_kernel(architecture: Architecture) -> Self {
+        Self {
+            package: format!("linux-image-cloud-{architecture}"),
+            is_kin: Box::new(move |name| {
+                name.starts_with("linux-") && name.ends_with(&format!("-cloud-{architecture}"))
+            }),
+        }
+    }
+
+    /// iproute2 and libraries: not what would install or configure them.
+    fn of_tools() -> Self {
+        Self {
+            package: "iproute2".to_owned(),
+            is_kin: Box::new(|name| name.contains("lib")),
+        }
+    }
+
+    /// Those of the dependencies that `apt-cache depends` lists that belong to it.
+    fn of_it(&self, text: &str) -> impl Iterator<Item = String> {
+        text.lines()
+            .filter_map(|line| line.trim().trim_start_matches('|').split_once("Depends: "))
+            .filter(move |(kind, name)| matches!(*kind, "" | "Pre") && (self.is_kin)(name))
+            .map(|(_, name)| name.to_owned())
+    }
+}
+
+fn download(
+    folder: &Path,
+    suite: &str,
+    architecture: Architecture,
+    what: &Closure,
+    root: &Path,
+) -> Result<()> {
     println!(
-        "{}: downloading the kernel of Debian {suite}",
-        root.display()
+        "{}: downloading {} of Debian {suite} for {architecture}",
+        root.display(),
+        what.package
     );
-    let apt = Apt::new(folder, suite)?;
+    let apt = Apt::new(folder, suite, architecture)?;
     process::run(apt.command("apt-get").args(["update", "--quiet"]))?;
-    let packages = apt.packages()?;
+    let packages = apt.packages(what)?;
     let packed = folder.join("packages");
     let unpacked = folder.join("unpacked");
     for folder in [&packed, &unpacked] {
@@ -113,7 +172,7 @@ struct Apt {
 }
 
 impl Apt {
-    fn new(folder: &Path, suite: &str) -> Result<Self> {
+    fn new(folder: &Path, suite: &str, architecture: Architecture) -> Result<Self> {
         let folder = folder.join("apt");
         for below in ["lists/partial", "cache/archives/partial"] {
             let below = folder.join(below);
@@ -123,7 +182,7 @@ impl Apt {
         let mirror = mirror()?;
         fs::write(
             &sources,
-            format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"),
+            format!("deb [arch={architecture} signed-by={KEYRING}] {mirror} {suite} main\n"),
         )?;
         let installed = folder.join("status");
         fs::write(&installed, "")?;
@@ -136,7 +195,7 @@ impl Apt {
                 option("Dir::Cache", &folder.join("cache")),
                 option("Dir::Etc::sourcelist", &sources),
                 "Dir::Etc::sourceparts=-".to_owned(),
-                "APT::Architecture=amd64".to_owned(),
+                format!("APT::Architecture={architecture}"),
                 "Acquire::Languages=none".to_owned(),
                 // A mirror that is busy, or being brought up to date.
                 "Acquire::Retries=5".to_owned(),
@@ -154,37 +213,27 @@ impl Apt {
         command
     }
 
-    /// The packages that make up the newest kernel.
-    fn packages(&self) -> Result<BTreeSet<String>> {
-        let mut packages = BTreeSet::new();
-        let mut todo = vec![META.to_owned()];
+    /// The packages that are downloaded.
+    fn packages(&self, what: &Closure) -> Result<BTreeSet<String>> {
+        let mut packages = BTreeSet::from([what.package.clone()]);
+        let mut todo = vec![what.package.clone()];
         while let Some(package) = todo.pop() {
             let text = process::output(self.command("apt-cache").args([
                 "depends",
                 "--important",
                 &package,
             ]))?;
-            for needed in of_the_kernel(&text) {
+            for needed in what.of_it(&text) {
                 if packages.insert(needed.clone()) {
                     todo.push(needed);
                 }
             }
         }
-        if packages.is_empty() {
-            bail!("{META} depends on no kernel");
+        if packages.len() < 2 {
+            bail!("{} depends on nothing of its kind", what.package);
         }
         Ok(packages)
     }
-}
-
-/// Those of the dependencies that `apt-cache depends` lists that are parts of the kernel.
-fn of_the_kernel(text: &str) -> impl Iterator<Item = String> {
-    text.lines()
-        .filter_map(|line| line.trim().trim_start_matches('|').split_once("Depends: "))
-        .filter(|(kind, name)| {
-            matches!(*kind, "" | "Pre") && name.starts_with(FAMILY.0) && name.ends_with(FAMILY.1)
-        })
-        .map(|(_, name)| name.to_owned())
 }
 
 /// Where this machine gets Debian's packages from. Whose archive it is, apt reads in lists that a fresh
@@ -222,7 +271,9 @@ mod tests {
         let text = "linux-image-7.2.13+deb14-cloud-amd64\n  PreDepends: linux-base\n |Depends: dracut\n  \
             Depends: <linux-initramfs-tool>\n    dracut\n  Depends: linux-binary-7.2.13+deb14-cloud-amd64\n  \
             Depends: linux-modules-7.2.13+deb14-cloud-amd64\n  Breaks: linux-old-cloud-amd64\n";
-        let found: Vec<String> = of_the_kernel(text).collect();
+        let found: Vec<String> = Closure::of_kernel(Architecture::Amd64)
+            .of_it(text)
+            .collect();
         assert_eq!(
             found,
             [
