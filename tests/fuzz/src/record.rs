@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use egress_agent::attribution::Attribution;
 use egress_agent::drops::{Clocks, DropRecord, render};
-use egress_agent::terminal::Colour;
 use egress_common::event::Record;
 use jiff::Timestamp;
 use zerocopy::FromBytes as _;
@@ -18,7 +17,7 @@ pub(crate) fn run(bytes: &[u8]) {
         wall: Timestamp::UNIX_EPOCH,
     };
     let drop = DropRecord::new(&record, clocks, &Attribution::new());
-    let line = render(&drop, Colour::None);
+    let line = render(&drop);
     assert!(!line.is_empty() && !line.contains('\n'), "{line:?}");
     match serde_json::to_string(&drop) {
         Ok(json) => assert!(!json.contains('\n'), "{json}"),
