@@ -351,8 +351,9 @@ fn has_room<W: Way, const N: usize>(ways: &[W; N], place: &Place, now: u32) -> b
         .any(|way| way.fitness(&place.key, now) >= way::NOT_MISSED)
 }
 
-/// The ways from a flow's home on. Of each the verifier knows the same, that it is one of them, and
-/// goes on once for all.
+/// The ways by their distance from a flow's home: first those in the same cache line, then those in the
+/// line that processors fetch along with it. Of each the verifier knows the same, that it is one of
+/// them, and goes on once for all.
 #[inline(always)]
 fn from_home<'a, W, const N: usize>(
     ways: &'a [W; N],
@@ -360,7 +361,7 @@ fn from_home<'a, W, const N: usize>(
 ) -> impl Iterator<Item = &'a W> {
     const { assert!(N.is_power_of_two()) };
     let home = place.hash.home(N);
-    (0..N).filter_map(move |step| ways.get((home + step) & (N - 1)))
+    (0..N).filter_map(move |step| ways.get((home ^ step) & (N - 1)))
 }
 
 fn for_each<W: Way>(
