@@ -307,7 +307,7 @@ impl Manifests {
             return;
         }
         let new = file.read.replace(digest).is_none();
-        match text::whole(path, bytes) {
+        match text::whole(path, bytes, &mut self.shared) {
             Ok(contents) => {
                 file.good = true;
                 file.broken = None;
@@ -328,7 +328,7 @@ impl Manifests {
     /// Uses what can be used of a text that does not parse. Until one does, nothing that
     /// the file was seen to say goes away.
     fn salvage(&mut self, path: &Path, bytes: &[u8], digest: [u8; 32]) {
-        let mut contents = text::parts(path, bytes);
+        let mut contents = text::parts(path, bytes, &mut self.shared);
         let Some(file) = self.files.get_mut(path) else {
             return;
         };
@@ -371,7 +371,7 @@ impl Manifests {
                 return false;
             }
         };
-        let Ok(contents) = text::whole(path, &bytes) else {
+        let Ok(contents) = text::whole(path, &bytes, &mut self.shared) else {
             return false;
         };
         let Some(file) = self.files.get_mut(path) else {
@@ -437,9 +437,6 @@ impl Manifests {
             mut objects,
             problems,
         } = contents;
-        for held in &mut objects {
-            self.shared.share(&mut held.object);
-        }
         objects.shrink_to_fit();
         file.problems = problems;
         for held in std::mem::replace(&mut file.objects, objects) {

@@ -11,6 +11,7 @@ use super::json;
 use super::lines;
 use super::salvage::{Content, salvage};
 use super::yaml::{self, Document, Error};
+use crate::source::share::Shared;
 
 /// Problems reported of one file. A file of a million bad networks is one mistake made a
 /// million times; all of them close, these are shown.
@@ -34,8 +35,9 @@ pub(super) struct Held {
     pub(super) line: usize,
 }
 
-/// What a text says that parses.
-pub(super) fn whole(path: &Path, bytes: &[u8]) -> Result<Contents, Error> {
+/// What a text says that parses. What objects have in common with others is shared as soon as they are
+/// read: given up only later, it would leave holes between them.
+pub(super) fn whole(path: &Path, bytes: &[u8], shared: &mut Shared) -> Result<Contents, Error> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let line = before.split(|b| *b == b'\n').count();
@@ -44,17 +46,17 @@ pub(super) fn whole(path: &Path, bytes: &[u8]) -> Result<Contents, Error> {
             message: "not UTF-8".to_owned(),
         }
     })?;
-    if let Some(contents) = listed(path, text) {
+    if let Some(contents) = listed(path, text, shared) {
         return Ok(contents.cut(path));
     }
     let documents = yaml::parse(text)?;
     let mut contents = Contents::default();
-    contents.add(path, text, 0, documents);
+    contents.add(path, text, 0, documents, shared);
     Ok(contents.cut(path))
 }
 
 /// What can be used of a text that does not parse, and what must close because of it.
-pub(super) fn parts(path: &Path, bytes: &[u8]) -> Contents {
+pub(super) fn parts(path: &Path, bytes: &[u8], shared: &mut Shared) -> Contents {
     let text: Cow<'_, str> = String::from_utf8_lossy(bytes);
     let mut contents = Contents::default();
     for part in salvage(
@@ -63,7 +65,7 @@ pub(super) fn parts(path: &Path, bytes: &[u8]) -> Contents {
     ) {
         match part.content {
             Content::Documents(documents) => {
-                contents.add(path, part.text, part.lines_before, documents);
+                contents.add(path, part.text, part.lines_before, documents, shared);
             }
             Content::Closed(object) => {
                 let marker = part
@@ -104,13 +106,21 @@ struct Pending {
 }
 
 /// A text that is being read: its objects, and problems whose lines are found at the end.
-#[derive(Default)]
-struct Reading {
+struct Reading<'s> {
+    shared: &'s mut Shared,
     objects: Vec<Held>,
     pending: Vec<Pending>,
 }
 
-impl Reading {
+impl<'s> Reading<'s> {
+    fn new(shared: &'s mut Shared) -> Self {
+        Self {
+            shared,
+            objects: Vec::new(),
+            pending: Vec::new(),
+        }
+    }
+
     /// Reads a value of a document, which begins on `line`; `prefix` leads to it.
     fn read(&mut self, document: usize, prefix: &str, value: &Value, line: usize) {
         let mut report = |object: &str, problem: &Problem| {
@@ -125,7 +135,8 @@ impl Reading {
             }
         };
         match read(value) {
-            Read::Object(object) => {
+            Read::Object(mut object) => {
+                self.shared.share(&mut object);
                 if !object.problems().is_empty() {
                     let label = label_of(&object);
                     object
@@ -151,13 +162,13 @@ impl Reading {
 
 /// What a text says that is one list in JSON, of which one item at a time is a value. `None`: it is
 /// none, or does not parse as one.
-fn listed(path: &Path, text: &str) -> Option<Contents> {
+fn listed(path: &Path, text: &str, shared: &mut Shared) -> Option<Contents> {
     let json = text.strip_prefix('\u{feff}').unwrap_or(text);
     let json::List { rest, items } = json::list(json)?;
     let list = ListOf::of(&rest)?;
     let before = json.bytes().take_while(u8::is_ascii_whitespace);
     let line = 1 + before.filter(|byte| *byte == b'\n').count();
-    let mut reading = Reading::default();
+    let mut reading = Reading::new(shared);
     for (index, item) in items.into_iter().enumerate() {
         for (prefix, value) in list.item(index, json::item(item)?) {
             reading.read(0, &prefix, &value, line);
@@ -169,8 +180,15 @@ fn listed(path: &Path, text: &str) -> Option<Contents> {
 }
 
 impl Contents {
-    fn add(&mut self, path: &Path, text: &str, lines_before: usize, documents: Vec<Document>) {
-        let mut reading = Reading::default();
+    fn add(
+        &mut self,
+        path: &Path,
+        text: &str,
+        lines_before: usize,
+        documents: Vec<Document>,
+        shared: &mut Shared,
+    ) {
+        let mut reading = Reading::new(shared);
         for Document {
             index,
             value,
@@ -190,8 +208,12 @@ impl Contents {
     }
 
     /// Takes over what was read of `text`.
-    fn take(&mut self, path: &Path, text: &str, lines_before: usize, reading: Reading) {
-        let Reading { objects, pending } = reading;
+    fn take(&mut self, path: &Path, text: &str, lines_before: usize, reading: Reading<'_>) {
+        let Reading {
+            shared: _,
+            objects,
+            pending,
+        } = reading;
         self.objects.extend(objects);
         if pending.is_empty() {
             return;
@@ -263,6 +285,14 @@ fn label_of_value(value: &Value) -> String {
 mod tests {
     use super::*;
 
+    fn whole(path: &Path, bytes: &[u8]) -> Result<Contents, Error> {
+        super::whole(path, bytes, &mut Shared::default())
+    }
+
+    fn parts(path: &Path, bytes: &[u8]) -> Contents {
+        super::parts(path, bytes, &mut Shared::default())
+    }
+
     fn problems(contents: &Contents) -> Vec<String> {
         contents.problems.iter().map(ToString::to_string).collect()
     }
@@ -307,17 +337,18 @@ mod tests {
         let list = format!(
             "\n{{\"items\": {items}, \"kind\": \"NetworkPolicyList\", \"apiVersion\": \"networking.k8s.io/v1\"}}"
         );
-        let one = listed(Path::new("f.json"), &list).unwrap();
+        let one = listed(Path::new("f.json"), &list, &mut Shared::default()).unwrap();
         let mut whole = Contents::default();
         let documents = yaml::parse(&list).unwrap();
-        whole.add(Path::new("f.json"), &list, 0, documents);
+        let mut shared = Shared::default();
+        whole.add(Path::new("f.json"), &list, 0, documents, &mut shared);
         assert_eq!(objects(&one).len(), 3);
         assert_eq!(objects(&one), objects(&whole));
         assert_eq!(problems(&one).len(), 2);
         assert_eq!(problems(&one), problems(&whole));
         // What follows, or is no list, is read another way.
         for other in [format!("{list} {{}}"), list.replace("PolicyList", "Policy")] {
-            assert!(listed(Path::new("f.json"), &other).is_none());
+            assert!(listed(Path::new("f.json"), &other, &mut Shared::default()).is_none());
         }
     }
 
