@@ -362,20 +362,18 @@ fn with_another_pod_elsewhere(random: &mut Random, objects: &[Value]) -> Vec<Val
     made["spec"]["nodeName"] = json!("elsewhere");
     // Few addresses, so that several pods claim one, be it behind a Service of another namespace.
     made["status"]["podIPs"] = json!([{"ip": format!("10.0.0.{}", random.below(PODS + 3))}]);
-    let others = objects
-        .iter()
-        .filter(|object| object["metadata"]["name"] != made["metadata"]["name"]);
-    let mut objects: Vec<Value> = others.cloned().collect();
-    if random.below(4) > 0 {
-        objects.push(made);
-    }
-    objects
+    with_another(random, objects, made)
 }
 
 /// Another cluster, in which one policy is another one, or is there or not.
 fn with_another_policy(random: &mut Random, objects: &[Value]) -> Vec<Value> {
     let index = random.below(4);
     let made = policy(random, index);
+    with_another(random, objects, made)
+}
+
+/// The objects, in which `made` takes the place of the one of its name, or nothing does.
+fn with_another(random: &mut Random, objects: &[Value], made: Value) -> Vec<Value> {
     let others = objects
         .iter()
         .filter(|object| object["metadata"]["name"] != made["metadata"]["name"]);
