@@ -26,7 +26,13 @@ pub(super) struct Watcher {
     above: Option<WatchDescriptor>,
     /// Not everything could be watched.
     incomplete: bool,
+    /// Where events are read to.
+    buffer: Box<[u8]>,
 }
+
+/// 64 KiB: some 2,000 events of short names, a tenth of the kernel's queue. Kept: giving back so much
+/// has the allocator tidy up all that is free each time.
+const BUFFER: usize = 64 << 10;
 
 /// What was heard.
 #[derive(Debug, Default)]
@@ -68,6 +74,7 @@ impl Watcher {
             fresh: BTreeSet::new(),
             above: None,
             incomplete: false,
+            buffer: vec![0; BUFFER].into(),
         })
     }
 
@@ -130,10 +137,8 @@ impl Watcher {
     /// Takes everything there is to hear, without waiting.
     pub(super) fn hear(&mut self) -> Heard {
         let mut heard = Heard::default();
-        // 64 KiB: some 2,000 events of short names, a tenth of the kernel's queue.
-        let mut buffer = vec![0; 64 << 10];
         loop {
-            match self.inotify.read_events(&mut buffer) {
+            match self.inotify.read_events(&mut self.buffer) {
                 Ok(events) => {
                     for event in events {
                         heard.event(
