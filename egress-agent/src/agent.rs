@@ -300,7 +300,7 @@ impl Agent {
                     self.reconcile(Instant::now());
                 }
                 () = at(self.next_answer()) => self.answer_plugins(),
-                () = at(self.publication) => self.publish(),
+                () = at(self.publication) => self.publish_put_off(),
                 () = at(self.datapath.filters_due().map(tokio::time::Instant::from_std)) => {
                     self.replace_filters();
                 }

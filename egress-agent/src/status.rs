@@ -6,6 +6,7 @@ mod text;
 mod warning;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -38,9 +39,9 @@ pub struct Status {
     /// Where objects come from.
     pub sources: Vec<Source>,
     /// Every policy seen.
-    pub policies: Vec<Policy>,
+    pub policies: Arc<Vec<Policy>>,
     /// Every pod of this node.
-    pub pods: Vec<Pod>,
+    pub pods: Arc<Vec<Pod>>,
     /// Every ruleset in the kernel.
     pub rulesets: Vec<Ruleset>,
     /// How full the kernel tables are.
@@ -59,8 +60,8 @@ impl Status {
             problems: Vec::new(),
             warnings: Vec::new(),
             sources: Vec::new(),
-            policies: Vec::new(),
-            pods: Vec::new(),
+            policies: Arc::default(),
+            pods: Arc::default(),
             rulesets: Vec::new(),
             maps: Vec::new(),
         }
@@ -321,7 +322,7 @@ mod tests {
     #[test]
     fn the_fields_of_the_contract_are_there() {
         let mut status = Status::starting("node-1");
-        status.pods.push(Pod {
+        Arc::make_mut(&mut status.pods).push(Pod {
             name: "a/web".to_owned(),
             addresses: vec!["10.0.0.9".parse().unwrap()],
             interface: Some("veth1".to_owned()),
@@ -331,7 +332,7 @@ mod tests {
             isolated_by: Vec::new(),
             ruleset: None,
         });
-        status.policies.push(Policy {
+        Arc::make_mut(&mut status.policies).push(Policy {
             kind: "NetworkPolicy".to_owned(),
             name: "a/deny".to_owned(),
             state: PolicyState::PartlyUnreadable,

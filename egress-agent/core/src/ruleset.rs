@@ -54,7 +54,10 @@ pub enum Target {
 
 impl fmt::Display for RulesetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let (words, _) = self.0.as_chunks();
+        words
+            .iter()
+            .try_for_each(|word| write!(f, "{:032x}", u128::from_be_bytes(*word)))
     }
 }
 

@@ -25,7 +25,6 @@ impl Agent {
 
     /// Publishes status and attribution, if they changed.
     pub(super) fn publish(&mut self) {
-        self.publication = None;
         let attribution = self.attribute();
         self.attribution.send_if_modified(|last| {
             let changed = **last != attribution;
@@ -34,7 +33,26 @@ impl Agent {
             }
             changed
         });
-        let status = self.report();
+        self.publish_status(self.local_pods(), self.policies());
+    }
+
+    /// Publishes what [`Self::publish_soon`] put off. What it is put off for changes nothing of this node's
+    /// pods and of policies, unless something of them was or is missing.
+    pub(super) fn publish_put_off(&mut self) {
+        let last = Arc::clone(&self.status.borrow());
+        if !last.ready || !self.refused.is_empty() {
+            self.publish();
+            return;
+        }
+        debug_assert_eq!(*last.pods, *self.local_pods());
+        debug_assert_eq!(*last.policies, *self.policies());
+        debug_assert_eq!(**self.attribution.borrow(), self.attribute());
+        self.publish_status(Arc::clone(&last.pods), Arc::clone(&last.policies));
+    }
+
+    fn publish_status(&mut self, pods: Arc<Vec<Pod>>, policies: Arc<Vec<Policy>>) {
+        self.publication = None;
+        let status = self.report(pods, policies);
         self.status.send_if_modified(|last| {
             let changed = **last != status;
             if changed {
@@ -81,7 +99,7 @@ impl Agent {
         attribution
     }
 
-    fn report(&self) -> Status {
+    fn local_pods(&self) -> Arc<Vec<Pod>> {
         let mut endpoints: BTreeMap<&PodId, Vec<(u32, &Endpoint)>> = BTreeMap::new();
         for (index, hook) in &self.hooks {
             if let Some(endpoint) = self.datapath.image().endpoints.get(&u64::from(*index)) {
@@ -89,15 +107,16 @@ impl Agent {
                 of_pod.push((*index, endpoint));
             }
         }
-        let pods: Vec<Pod> = self
-            .store
-            .pods_on(&self.settings.options.node)
-            .map(|pod| {
-                let id = PodId::of(pod);
-                let endpoints = endpoints.get(&id).map_or(&[][..], Vec::as_slice);
-                self.pod(pod, &id, endpoints)
-            })
-            .collect();
+        let pods = self.store.pods_on(&self.settings.options.node);
+        let pods = pods.map(|pod| {
+            let id = PodId::of(pod);
+            let endpoints = endpoints.get(&id).map_or(&[][..], Vec::as_slice);
+            self.pod(pod, &id, endpoints)
+        });
+        Arc::new(pods.collect())
+    }
+
+    fn report(&self, pods: Arc<Vec<Pod>>, policies: Arc<Vec<Policy>>) -> Status {
         let mut waiting_for = self.unseen.clone();
         waiting_for.extend(self.failures.iter().map(|failure| failure.message.clone()));
         waiting_for.extend(self.refused.iter().map(ToString::to_string));
@@ -115,7 +134,7 @@ impl Agent {
             problems: self.problems(&pods),
             warnings: self.warnings(),
             sources: self.sources.clone(),
-            policies: self.policies(),
+            policies,
             pods,
             rulesets: self.rulesets(),
             maps: self.datapath.fills(),
@@ -201,22 +220,20 @@ impl Agent {
         }
     }
 
-    fn policies(&self) -> Vec<Policy> {
-        self.store
-            .policies()
-            .map(|policy| Policy {
-                kind: "NetworkPolicy".to_owned(),
-                name: display(&policy.name),
-                state: if policy.unreadable {
-                    PolicyState::Unreadable
-                } else if policy.problems.is_empty() {
-                    PolicyState::Enforced
-                } else {
-                    PolicyState::PartlyUnreadable
-                },
-                errors: policy.problems.iter().map(sentence).collect(),
-            })
-            .collect()
+    fn policies(&self) -> Arc<Vec<Policy>> {
+        let policies = self.store.policies().map(|policy| Policy {
+            kind: "NetworkPolicy".to_owned(),
+            name: display(&policy.name),
+            state: if policy.unreadable {
+                PolicyState::Unreadable
+            } else if policy.problems.is_empty() {
+                PolicyState::Enforced
+            } else {
+                PolicyState::PartlyUnreadable
+            },
+            errors: policy.problems.iter().map(sentence).collect(),
+        });
+        Arc::new(policies.collect())
     }
 
     fn problems(&self, pods: &[Pod]) -> Vec<Problem> {
@@ -247,7 +264,7 @@ impl Agent {
             .map(|pod| pod.name.as_str())
             .collect();
         for (pod, found) in &self.found {
-            let object = format!("Pod {pod}");
+            let object = || format!("Pod {pod}");
             let known = self.local(pod);
             let annotated =
                 self.settings.annotations && known.is_some_and(|pod| pod.netns.is_some());
@@ -263,12 +280,12 @@ impl Agent {
                     annotated.then(|| "metadata.annotations[egress-agent.dev/netns]".to_owned());
                 problems.push(Problem {
                     field,
-                    ..enforcement(object.clone(), problem.clone() + follows)
+                    ..enforcement(object(), problem.clone() + follows)
                 });
             }
             if known.is_none() && found.place.is_some() {
                 problems.push(enforcement(
-                    object.clone(),
+                    object(),
                     format!(
                         "a sandbox of uid {} is here and its object is not known: it may send nothing",
                         pod.uid
@@ -279,7 +296,7 @@ impl Agent {
                 found
                     .unhookable
                     .iter()
-                    .map(|what| enforcement(object.clone(), what.clone())),
+                    .map(|what| enforcement(object(), what.clone())),
             );
         }
         for pod in pods.iter().filter(|pod| pod.state == PodState::Denied) {

@@ -56,7 +56,7 @@ fn of_status(registry: &Registry, status: &Status) -> Result<(), Error> {
             .get_metric_with_label_values(&["NetworkPolicy", state.name()])?
             .set(0);
     }
-    for Policy { kind, state, .. } in &status.policies {
+    for Policy { kind, state, .. } in status.policies.iter() {
         policies
             .get_metric_with_label_values(&[kind.as_str(), state.name()])?
             .inc();
@@ -171,6 +171,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use egress_common::event::Reason;
@@ -185,7 +186,7 @@ mod tests {
     fn text(scrape: Option<&Scrape>) -> String {
         let mut status = Status::starting("node-1");
         status.ready = true;
-        status.pods.push(Pod {
+        Arc::make_mut(&mut status.pods).push(Pod {
             name: "a/web".to_owned(),
             addresses: Vec::new(),
             interface: None,
@@ -195,7 +196,7 @@ mod tests {
             isolated_by: Vec::new(),
             ruleset: None,
         });
-        status.policies.push(Policy {
+        Arc::make_mut(&mut status.policies).push(Policy {
             kind: "NetworkPolicy".to_owned(),
             name: "a/deny".to_owned(),
             state: PolicyState::Enforced,

@@ -250,6 +250,8 @@ mod tests {
         reason = "a test may panic"
     )]
 
+    use std::sync::Arc;
+
     use super::super::{FileSource, PodState, PolicyState, ProblemKind};
     use super::*;
     use crate::terminal::{WIDTH, columns};
@@ -274,7 +276,7 @@ mod tests {
             line: Some(12),
             message: "\"10.0.0.0/33\" is not a network; the peer matches nothing".to_owned(),
         });
-        status.pods.push(Pod {
+        Arc::make_mut(&mut status.pods).push(Pod {
             name: "shop/web-0".to_owned(),
             addresses: vec!["10.0.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
             interface: Some("veth1".to_owned()),
@@ -284,7 +286,7 @@ mod tests {
             isolated_by: vec!["shop/db".to_owned(), "shop/dns".to_owned()],
             ruleset: Some(3),
         });
-        status.policies.push(Policy {
+        Arc::make_mut(&mut status.policies).push(Policy {
             kind: "NetworkPolicy".to_owned(),
             name: "shop/db".to_owned(),
             state: PolicyState::PartlyUnreadable,
@@ -370,11 +372,13 @@ SOURCES (2)
         let mut status = status();
         let long = "x".repeat(253);
         status.problems[0].message = format!("{long} {}", "word ".repeat(60));
-        status.pods[0].name = format!("{long}/{long}");
-        status.pods[0].interfaces = vec![long.clone(); 3];
-        status.pods[0].isolated_by = vec![long.clone(); 3];
-        status.policies[0].name.clone_from(&long);
-        status.policies[0].kind.clone_from(&long);
+        let pods = Arc::make_mut(&mut status.pods);
+        pods[0].name = format!("{long}/{long}");
+        pods[0].interfaces = vec![long.clone(); 3];
+        pods[0].isolated_by = vec![long.clone(); 3];
+        let policies = Arc::make_mut(&mut status.policies);
+        policies[0].name.clone_from(&long);
+        policies[0].kind.clone_from(&long);
         status.sources[0] = file(&format!("/{long}"));
         let text = render(&status, Colour::None);
         for line in text.lines() {
@@ -390,7 +394,7 @@ SOURCES (2)
     #[test]
     fn escape_codes_are_for_terminals_and_never_from_names() {
         let mut status = status();
-        status.pods[0].name = "a/\x1b[31mweb".to_owned();
+        Arc::make_mut(&mut status.pods)[0].name = "a/\x1b[31mweb".to_owned();
         status.problems[0].message = "bad \x1b[31m text".to_owned();
         assert!(!render(&status, Colour::None).contains('\x1b'));
         assert!(render(&status, Colour::Ansi).contains("\x1b[1;31mPROBLEMS (1)\x1b[0m"));

@@ -110,6 +110,8 @@ pub fn warnings(status: &Status, now: Timestamp) -> Vec<Warning> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+    use std::sync::Arc;
+
     use super::super::{MapFill, Pod, Problem, ProblemKind, WatchSource};
     use super::*;
 
@@ -130,7 +132,7 @@ mod tests {
     fn pods_maps_and_watches_are_warned_of_only_when_there_is_reason_to() {
         let now: Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
         let mut status = Status::starting("node-1");
-        status.pods = vec![
+        status.pods = Arc::new(vec![
             pod("a/fine", PodState::Isolated, &["a/p"], None),
             pod("a/open", PodState::NotIsolated, &[], None),
             pod(
@@ -142,7 +144,7 @@ mod tests {
             pod("a/told", PodState::NotFound, &["a/p"], Some("no link")),
             pod("a/host", PodState::HostNetwork, &[], Some("host network")),
             pod("a/soon", PodState::Waiting, &[], None),
-        ];
+        ]);
         status.problems = vec![Problem {
             kind: ProblemKind::Enforcement,
             object: "Pod a/told".to_owned(),
