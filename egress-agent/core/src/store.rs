@@ -53,11 +53,13 @@ pub struct Store {
 #[derive(Clone, Debug)]
 struct ByName(Arc<Pod>);
 
-/// Pods of one address or node, in the order of their names. Nearly every address is of one pod.
+/// Pods of one address or node, in the order of their names. Nearly every address is of one pod, and
+/// there are as many as pods: the others' list stands elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pods {
     One(Arc<Pod>),
-    Several(Vec<Arc<Pod>>),
+    #[expect(clippy::box_collection, reason = "a third smaller for the one")]
+    Several(Box<Vec<Arc<Pod>>>),
 }
 
 impl Store {
@@ -310,7 +312,7 @@ impl Pods {
             Self::One(other) => {
                 let mut pods = vec![Arc::clone(other), Arc::clone(pod)];
                 pods.sort_by(|a, b| a.name.cmp(&b.name));
-                *self = Self::Several(pods);
+                *self = Self::Several(Box::new(pods));
             }
             Self::Several(pods) => {
                 let place = pods.partition_point(|other| other.name < pod.name);
