@@ -752,3 +752,75 @@ impl Address {
         [a, b, c, d]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::BTreeSet;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+
+    /// Of 20,000 random bits in a table of 2^20, some 200 are of two addresses.
+    #[test]
+    fn addresses_that_differ_a_little_have_bits_of_their_own() {
+        const COUNT: u32 = 20_000;
+        let v4 = |number: u32| {
+            let mut bytes = [0; 16];
+            let address = Ipv4Addr::from_bits(0x0a80_0000 + number);
+            bytes[..4].copy_from_slice(&address.octets());
+            bytes
+        };
+        let host = |number: u32| Ipv6Addr::from_bits((0xfd << 120) + u128::from(number)).octets();
+        let network = |number: u32| {
+            let network = (0xfd << 56) + u64::from(number);
+            let both = (u128::from(network) << 64) + 0x1234_5678_9abc_def1;
+            Ipv6Addr::from_bits(both).octets()
+        };
+        for address in [v4, host, network] {
+            let bits: BTreeSet<_> = (0..COUNT).map(|n| present_bit(&address(n))).collect();
+            assert!(
+                bits.iter()
+                    .all(|(word, bit)| *word < PRESENT_WORDS && *bit < 64)
+            );
+            assert!(bits.len() > 19_600, "{}", bits.len());
+        }
+    }
+
+    #[test]
+    fn a_seat_says_the_copy_that_counts() {
+        let mut seat = Seat::new_zeroed();
+        seat.hook.hook.set(7);
+        for (slot, copy) in (1..).zip(&mut seat.copies) {
+            copy.slot.set(slot);
+        }
+        for (current, slot) in [
+            (SEAT_VACANT, None),
+            (SEAT_FIRST, Some(1)),
+            (SEAT_SECOND, Some(2)),
+            (3, None),
+        ] {
+            seat.current = current;
+            let said = seat
+                .endpoint()
+                .map(|(hook, endpoint)| (hook, endpoint.slot.get()));
+            assert_eq!(said, slot.map(|slot| (7, slot)));
+        }
+    }
+
+    #[test]
+    fn every_own_address_has_a_number_of_its_own() {
+        let mut endpoint = Endpoint::new_zeroed();
+        (endpoint.v4_len, endpoint.v6_len) = (4, 4);
+        for (number, (v4, v6)) in (1..).zip(endpoint.v4.iter_mut().zip(&mut endpoint.v6)) {
+            (*v4, *v6) = ([number; 4], [number; 16]);
+        }
+        let address = |family, byte| endpoint.owns(family, &[byte; 16]);
+        let of_family = |family| (1..=4).map(move |byte| address(family, byte));
+        let numbers: std::vec::Vec<_> = of_family(FAMILY_V4).chain(of_family(FAMILY_V6)).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7].map(Some));
+    }
+}
