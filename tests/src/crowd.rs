@@ -13,6 +13,9 @@ pub const NODES: usize = 100;
 /// Applications of a namespace: what labels and selectors speak of.
 const APPS: usize = 25;
 
+/// The label of a pod that says its application.
+pub const APP: &str = "app.kubernetes.io/name";
+
 /// A namespace.
 pub fn namespace(number: usize) -> Value {
     objects::namespace(&space(number), &[("team", "a")])
@@ -54,7 +57,7 @@ pub fn pod(number: usize) -> Value {
             "namespace": space(number),
             "name": name(number),
             "labels": {
-                "app.kubernetes.io/name": app(number),
+                APP: app(number),
                 "app.kubernetes.io/instance": app(number),
                 "app.kubernetes.io/version": "1.2.3",
                 "pod-template-hash": "7d9c6b5f4d",
@@ -107,16 +110,15 @@ pub fn status(number: usize) -> Value {
 
 /// A policy over one application of a namespace.
 pub fn policy(number: usize) -> Value {
-    let name = "app.kubernetes.io/name";
     objects::policy(
         &space(number),
         &format!("p{number}"),
         &json!({
-            "podSelector": { "matchLabels": { name: app(number) } },
+            "podSelector": { "matchLabels": { APP: app(number) } },
             "policyTypes": ["Egress"],
             "egress": [
                 {
-                    "to": [{ "podSelector": { "matchLabels": { name: app(number + NAMESPACES) } } }],
+                    "to": [{ "podSelector": { "matchLabels": { APP: app(number + NAMESPACES) } } }],
                     "ports": [{ "port": 8080 }, { "port": "service" }],
                 },
                 {
@@ -132,11 +134,13 @@ pub fn policy(number: usize) -> Value {
     )
 }
 
-fn space(number: usize) -> String {
+/// The namespace of a pod or policy.
+pub fn space(number: usize) -> String {
     format!("far-{}", number % NAMESPACES)
 }
 
-fn app(number: usize) -> String {
+/// The application of a pod, or that a policy is over.
+pub fn app(number: usize) -> String {
     format!("app-{}", number / NAMESPACES % APPS)
 }
 

@@ -1,10 +1,12 @@
-//! A stand-in for an API server: it streams the list of each kind once and then says nothing more.
+//! A stand-in for an API server: it streams the list of each kind once, and then tells what pods become
+//! when it is told to ([`Server::change`]).
 //!
-//! What it does not show: authentication, encryption, pages, changes. Objects are made while they are
-//! sent, so that it keeps none.
+//! What it does not show: authentication, encryption, pages. Objects are made while they are
+//! sent, so that it keeps none but those of the agent's own node.
 
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -16,32 +18,49 @@ use serde_json::{Value, json};
 const CHUNK: usize = 64 << 10;
 
 /// What a server serves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Contents {
     pub(crate) pods: usize,
     pub(crate) policies: usize,
     /// A pod has an IPv4 address alone.
     pub(crate) only_v4: bool,
+    /// Pods besides those.
+    pub(crate) local: Vec<Value>,
 }
 
 /// A server that answers until the process ends.
 #[derive(Debug)]
 pub(crate) struct Server {
     address: SocketAddr,
+    watch: Watch,
 }
+
+/// To whoever watches the pods, the latest alone.
+type Watch = Arc<Mutex<Option<mpsc::Sender<Value>>>>;
 
 impl Server {
     /// Serves on the loopback of a namespace.
     pub(crate) fn start(ns: &NetNs, contents: Contents) -> Result<Self> {
         let listener = ns.run(|| TcpListener::bind("127.0.0.1:0").context("listening"))?;
         let address = listener.local_addr()?;
+        let watch = Watch::default();
+        let contents = Arc::new(contents);
+        let all = Arc::clone(&watch);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                let (contents, watch) = (Arc::clone(&contents), Arc::clone(&all));
                 // A client that goes away ends its own connection, and nothing else.
-                thread::spawn(move || serve(&stream, contents));
+                thread::spawn(move || serve(&stream, &contents, &watch));
             }
         });
-        Ok(Self { address })
+        Ok(Self { address, watch })
+    }
+
+    /// Tells who watches the pods what one of them is now.
+    pub(crate) fn change(&self, pod: Value) -> Result<()> {
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watch.as_ref().context("nobody watches the pods")?;
+        watch.send(pod).context("nobody watches the pods any more")
     }
 
     /// What a client needs to find it.
@@ -56,7 +75,7 @@ impl Server {
 }
 
 /// Answers one request; a watch, which never ends, is the last of its connection.
-fn serve(stream: &TcpStream, contents: Contents) -> Result<()> {
+fn serve(stream: &TcpStream, contents: &Contents, watch: &Watch) -> Result<()> {
     let mut reader = BufReader::new(stream);
     let mut request = String::new();
     reader.read_line(&mut request)?;
@@ -97,6 +116,14 @@ fn serve(stream: &TcpStream, contents: Contents) -> Result<()> {
         )?;
     }
     writer.flush()?;
+    if plural == "pods" {
+        let (changes, changed) = mpsc::channel();
+        *watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(changes);
+        for pod in changed {
+            event(&mut writer, "MODIFIED", &pod)?;
+            writer.flush()?;
+        }
+    }
     // Until the client closes.
     let mut rest = [0];
     reader.read_exact(&mut rest)?;
@@ -109,18 +136,23 @@ fn event(writer: &mut impl Write, kind: &str, object: &Value) -> Result<()> {
     Ok(write!(writer, "{:x}\r\n{text}\r\n", text.len())?)
 }
 
-fn objects(plural: &str, contents: Contents) -> Box<dyn Iterator<Item = Value>> {
+fn objects<'a>(plural: &str, contents: &'a Contents) -> Box<dyn Iterator<Item = Value> + 'a> {
     match plural {
         "namespaces" => Box::new((0..crowd::NAMESPACES).map(crowd::namespace)),
         "nodes" => Box::new((0..crowd::NODES).map(crowd::node)),
         "networkpolicies" => Box::new((0..contents.policies).map(crowd::policy)),
-        "pods" => Box::new((0..contents.pods).map(move |number| pod(number, contents.only_v4))),
+        "pods" => {
+            let local = contents.local.iter().cloned();
+            Box::new(
+                local.chain((0..contents.pods).map(move |number| pod(number, contents.only_v4))),
+            )
+        }
         _ => Box::new(std::iter::empty()),
     }
 }
 
 /// A pod as the API server has it when it runs.
-fn pod(number: usize, only_v4: bool) -> Value {
+pub(crate) fn pod(number: usize, only_v4: bool) -> Value {
     let mut pod = crowd::pod(number);
     let mut status = crowd::status(number);
     if only_v4 && let Some(Value::Array(ips)) = status.pointer_mut("/status/podIPs") {

@@ -1,9 +1,9 @@
-//! What a ruleset's tries take of the kernel.
+//! What a ruleset's tries take of the kernel, and what it takes to reach memory.
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{ArrayOfMaps, Map, MapData};
@@ -38,6 +38,40 @@ pub(crate) fn of_slabs() -> Result<u64> {
 /// were gone in less than a second.
 pub(crate) fn wait_for_frees() {
     thread::sleep(Duration::from_secs(3));
+}
+
+/// A cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+struct Line {
+    /// The line that is read after this one.
+    next: usize,
+}
+
+/// Steps of [`a_line_of`].
+const STEPS: u32 = 4_000_000;
+
+/// What a processor waits for a cache line of so many bytes, each time another one at random: the least
+/// that a look-up in a table can cost which spreads its entries over as much memory.
+pub(crate) fn a_line_of(bytes: usize) -> Duration {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut lines = vec![Line::default(); bytes / size_of::<Line>()];
+    // One circle through all of them, after S. Sattolo.
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    for last in (1..order.len()).rev() {
+        order.swap(last, random.usize(..last));
+    }
+    for (line, next) in lines.iter_mut().zip(order) {
+        line.next = next;
+    }
+    let step = |at: usize| lines.get(at).map_or(0, |line| line.next);
+    // What is in the caches afterwards is what stays there.
+    let warm = (0..STEPS / 4).fold(0, |at, _| step(at));
+    let begun = Instant::now();
+    let end = (0..STEPS).fold(warm, |at, _| step(at));
+    let took = begun.elapsed();
+    std::hint::black_box(end);
+    took / STEPS
 }
 
 /// The number behind a name in a file of the kernel's.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use aya::maps::MapInfo;
 use egress_agent::datapath::Sizes;
-use egress_common::flows::WAYS_V4;
+use egress_common::flows::{FlowSet, WAYS_V4};
 use egress_tests::packet::flag::{ACK, SYN};
 use ipnet::IpNet;
 
@@ -24,7 +24,8 @@ const MANY_PORTS: u16 = 5_000;
 
 /// Flows of the path with many, and a table for twice as many of each family.
 const MANY_FLOWS: u32 = 400_000;
-const LARGE: &[(&str, u32)] = &[("FLOWS", 3 * 98_304)];
+const LARGE_SETS: u32 = 98_304;
+const LARGE: &[(&str, u32)] = &[("FLOWS", 3 * LARGE_SETS)];
 
 /// Whether any path is asked for.
 pub(crate) fn are_wanted(report: &Report) -> bool {
@@ -100,6 +101,20 @@ fn many_flows(report: &mut Report, nets: &[Vec<IpNet>; 2]) -> Result<()> {
             Packets::Varied(Flows::Known(MANY_FLOWS)),
             Verdict::Pass,
         )?;
+        let sets = match family {
+            Family::V4 => LARGE_SETS,
+            Family::V6 => 2 * LARGE_SETS,
+        };
+        let bytes = size_of::<FlowSet>() * usize::try_from(sets)?;
+        bench.report.add_fact(Fact::nanoseconds(
+            &format!("memory-{}", family.id()),
+            &format!(
+                "a cache line of {} MiB, as many as those flows are in, {}",
+                bytes >> 20,
+                family.name()
+            ),
+            memory::a_line_of(bytes),
+        ));
     }
     Ok(())
 }

@@ -78,6 +78,11 @@ impl Fact {
         Self::new(id, name, values, "ms")
     }
 
+    /// A time of less than a microsecond.
+    pub(crate) fn nanoseconds(id: &str, name: &str, time: Duration) -> Self {
+        Self::new(id, name, vec![time.as_secs_f64() * 1e9], "ns")
+    }
+
     /// A part of a whole.
     pub(crate) fn percent(id: &str, name: &str, part: f64) -> Self {
         Self::new(id, name, vec![part * 100.0], "%")
