@@ -823,4 +823,9 @@ mod tests {
         let numbers: std::vec::Vec<_> = of_family(FAMILY_V4).chain(of_family(FAMILY_V6)).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7].map(Some));
     }
+
+    #[test]
+    fn an_ipv4_address_is_read_as_it_was_written() {
+        assert_eq!(Address::v4([10, 1, 2, 3]).v4_octets(), [10, 1, 2, 3]);
+    }
 }

@@ -208,7 +208,10 @@ mod tests {
                 *slot = true;
             }
             assert_eq!(Reason::from_number(reason.number()), Some(reason));
-            assert!(!reason.name().is_empty());
+            let same = Reason::ALL
+                .iter()
+                .filter(|other| other.name() == reason.name());
+            assert_eq!(same.count(), 1, "{reason:?} has another's name");
         }
         assert_eq!(Reason::from_number(255), None);
     }

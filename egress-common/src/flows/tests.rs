@@ -1,13 +1,18 @@
-//! Ways whose words are of different writers.
+//! Ways whose words are of different writers, and where flows are at home.
 
-#![expect(clippy::indexing_slicing, reason = "a failing test may panic")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a failing test may panic"
+)]
 
 extern crate std;
 
+use std::collections::BTreeSet;
 use std::vec::Vec;
 
 use super::way::V4;
-use super::{FlowSet, Place};
+use super::{FlowSet, Place, WAYS_V4, WAYS_V6};
 use crate::abi::{FLOW_SEED_BYTES, Flow, FlowKey};
 
 const SEED: [u8; FLOW_SEED_BYTES] = *b"nobody outside knows this secret";
@@ -134,4 +139,62 @@ fn two_keys_have_one_check_with_one_secret_in_four_billion_at_most() {
     differences.sort_unstable();
     differences.dedup();
     assert!(differences.len() > 9_990, "{}", differences.len());
+}
+
+/// Keys that differ in one part alone, as those of a pod's connections do, are at home everywhere: in each
+/// of the sets, in each of its ways.
+#[test]
+fn flows_that_differ_in_one_part_are_at_home_in_every_set_and_way_alike() {
+    const KEYS: u16 = 16_384;
+    /// 32 sets of 8 ways and 64 of 4.
+    const SETS: u32 = 96;
+    const HOMES: usize = 256;
+    const MANY: u32 = 3 * 16_384;
+    const SECRETS: [[u8; FLOW_SEED_BYTES]; 3] = [
+        SEED,
+        *b"another that is as good as it is",
+        *b"0123456789abcdefFEDCBA9876543210",
+    ];
+    let parts: [fn(bool, u16) -> FlowKey; 4] = [
+        |is_v4, local_port| key(is_v4, local_port, remote(is_v4, 1)),
+        |is_v4, remote_port| {
+            let local = if is_v4 { 0 } else { 4 };
+            let ports = (4_000, remote_port);
+            FlowKey::new(3.into(), (local, 6), ports, &remote(is_v4, 1))
+        },
+        |is_v4, host| {
+            let mut address = remote(is_v4, 0);
+            let last = if is_v4 { 2..4 } else { 14..16 };
+            address[last].copy_from_slice(&host.to_be_bytes());
+            key(is_v4, 4_000, address)
+        },
+        |is_v4, network| {
+            let mut address = remote(is_v4, 1);
+            address[1..3].copy_from_slice(&network.to_be_bytes());
+            key(is_v4, 4_000, address)
+        },
+    ];
+    // Some 64 in each, give or take 8 if it were by chance.
+    let check = |many: Vec<Place>| {
+        let mut homes = [0_u32; HOMES];
+        for place in &many {
+            let ways = if place.key.is_v4() { WAYS_V4 } else { WAYS_V6 };
+            let first = if place.key.is_v4() { 0 } else { SETS / 3 };
+            let set = usize::try_from(place.index(SETS) - first).unwrap();
+            homes[set * ways + place.hash.home(ways)] += 1;
+        }
+        assert!(
+            homes.iter().all(|count| (8..=120).contains(count)),
+            "{homes:?}"
+        );
+    };
+    for secret in SECRETS {
+        for part in parts {
+            for is_v4 in [true, false] {
+                let places = || (0..KEYS).map(|number| Place::of(part(is_v4, number), &secret));
+                check(places().collect());
+                check(places().map(|place| place.second()).collect());
+            }
+        }
+    }
 }
