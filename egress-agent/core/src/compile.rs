@@ -112,8 +112,8 @@ pub struct Mixed {
     pub rulesets: BTreeSet<RulesetKey>,
 }
 
-/// What each ruleset allows towards the addresses of one class.
-pub type Column = BTreeMap<RulesetKey, PortSet>;
+/// What each ruleset allows towards the addresses of one class. Rulesets of a column share equal sets.
+pub type Column = BTreeMap<RulesetKey, Arc<PortSet>>;
 
 /// What an endpoint should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -360,7 +360,7 @@ impl Desired {
         self.columns.extend(columns.into_iter().map(|column| {
             let rulesets = column.into_iter().flat_map(|(base, ports)| {
                 let variants = variants.get(&base).into_iter().flatten();
-                variants.map(move |ruleset| (*ruleset, ports.clone()))
+                variants.map(move |ruleset| (*ruleset, Arc::clone(&ports)))
             });
             rulesets.collect()
         }));

@@ -15,6 +15,8 @@
 //!
 //! Capacity is counted at the peak, before the first step: what does not fit is refused whole.
 
+mod moved;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +28,9 @@ use egress_common::abi::{
 use egress_common::tables::Tables as _;
 use zerocopy::network_endian::{U16, U32};
 
-use crate::compile::{Addresses, Desired, DesiredEndpoint, EndpointRules, address as address_key};
+use crate::compile::{
+    self, Addresses, Desired, DesiredEndpoint, EndpointRules, address as address_key,
+};
 use crate::image::{Image, Placed, Step, ip};
 use crate::ports::PortSet;
 use crate::ruleset::{Ruleset, RulesetKey};
@@ -80,7 +84,7 @@ pub struct Plan {
 }
 
 /// The class in the tables of each class of a [`Desired`]: every address of the one is in the other, none of
-/// any other address. `None`: not in PEERS.
+/// any other address. `None`: not in PEERS, or nobody is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Homes(Vec<Option<u32>>);
 
@@ -102,6 +106,17 @@ pub struct Refusal {
 /// that plan says, and `want` was compiled of what the last plan wanted, so that only the addresses that
 /// moved since need to be looked at.
 pub fn plan(have: &Image, want: &Desired, limits: &Limits, homes: Option<&Homes>) -> Plan {
+    match homes.and_then(|homes| moved::plan(have, want, limits, homes)) {
+        Some(plan) => {
+            debug_assert_eq!(plan, plan_of_all(have, want, limits, homes));
+            plan
+        }
+        None => plan_of_all(have, want, limits, homes),
+    }
+}
+
+/// Looks at every class, and at every address that moved.
+fn plan_of_all(have: &Image, want: &Desired, limits: &Limits, homes: Option<&Homes>) -> Plan {
     let standing = Standing::of(have, want, homes);
     let mut refused: BTreeMap<RulesetKey, Refusal> = BTreeMap::new();
     for (key, ruleset) in &want.rulesets {
@@ -289,6 +304,26 @@ fn same(one: &Endpoint, other: &Endpoint) -> bool {
 
 /// Ports id by ruleset slot.
 type Column = BTreeMap<u32, u32>;
+
+/// A column by slots and ids.
+fn in_slots(
+    column: &compile::Column,
+    slots: &BTreeMap<RulesetKey, u32>,
+    ports: &mut Interner<'_>,
+) -> Column {
+    let entries = column.iter();
+    entries
+        .filter_map(|(key, set)| Some((*slots.get(key)?, ports.id(set))))
+        .collect()
+}
+
+/// Whether an address that goes from one column to another may be denied what it was allowed, by a ruleset
+/// that is not left.
+fn loses(old: &Column, new: &Column, left: &BTreeSet<u32>) -> bool {
+    old.iter().any(|(slot, ports)| {
+        !left.contains(slot) && *ports != PORTS_NOTHING && new.get(slot) != Some(ports)
+    })
+}
 
 /// The addresses that are in one class and should be in one column.
 type Group = (Option<u32>, Option<usize>);
@@ -585,7 +620,7 @@ impl<'a> Draft<'a> {
         let wanted = |column: Option<usize>| -> &PortSet {
             column
                 .and_then(|index| self.want.columns.get(index)?.get(key))
-                .unwrap_or(&nothing)
+                .map_or(&nothing, |ports| &**ports)
         };
         let now = |class: Option<u32>| -> Cow<'_, PortSet> {
             class
@@ -637,17 +672,18 @@ impl<'a> Draft<'a> {
     /// Class entries to prepare, moves, settling moves, and whether a flow that is cached may have
     /// lost its permission.
     fn move_peers(&mut self) -> (Vec<Step>, Vec<Step>, Vec<Step>, bool) {
-        let mut wanted: Vec<Column> = Vec::with_capacity(self.want.columns.len());
-        for column in &self.want.columns {
-            let column = column
-                .iter()
-                .filter_map(|(key, set)| Some((*self.slots.get(key)?, self.ports.id(set))))
-                .collect();
-            wanted.push(column);
-        }
-
         // Which addresses are in a group is asked only of those that move.
         let groups = &self.standing.groups;
+
+        // A class that nobody is in needs no column.
+        let inhabited: BTreeSet<usize> = groups.iter().filter_map(|group| group.1).collect();
+        let mut wanted: BTreeMap<usize, Column> = BTreeMap::new();
+        for index in inhabited {
+            let Some(column) = self.want.columns.get(index) else {
+                continue;
+            };
+            wanted.insert(index, in_slots(column, &self.slots, &mut self.ports));
+        }
 
         let empty = Column::new();
         let mut assigned: BTreeMap<Cow<'_, Column>, u32> = BTreeMap::new();
@@ -658,7 +694,7 @@ impl<'a> Draft<'a> {
         let mut settles = Vec::new();
         let mut changed = false;
         let mut finals: BTreeMap<Cow<'_, Column>, u32> = BTreeMap::new();
-        let fresh = |(_, new): &Group| new.and_then(|index| wanted.get(index)).unwrap_or(&empty);
+        let fresh = |(_, new): &Group| new.and_then(|index| wanted.get(&index)).unwrap_or(&empty);
 
         // First those that can stay where they are, so that nobody else takes their class.
         let mut homes: BTreeMap<Group, Option<u32>> = BTreeMap::new();
@@ -772,9 +808,8 @@ impl<'a> Draft<'a> {
         }
         self.peak.peers += arriving;
         self.homes = Homes(
-            wanted
-                .iter()
-                .map(|column| finals.get(column).copied())
+            (0..self.want.columns.len())
+                .map(|index| finals.get(wanted.get(&index)?).copied())
                 .collect(),
         );
         (entries, moves, settles, changed)
@@ -814,11 +849,7 @@ impl<'a> Draft<'a> {
     /// Whether an endpoint that keeps its ruleset may now be denied what it was allowed.
     fn may_lose(&self, old_class: Option<u32>, lasting: &Column) -> bool {
         let old = old_class.and_then(|class| self.have.classes.get(&class));
-        old.into_iter().flatten().any(|(slot, ports)| {
-            !self.dying.contains(slot)
-                && *ports != PORTS_NOTHING
-                && lasting.get(slot) != Some(ports)
-        })
+        old.is_some_and(|old| loses(old, lasting, &self.dying))
     }
 
     fn move_frontends(&mut self) -> (Vec<Step>, Vec<Step>, Vec<Step>) {
@@ -1204,21 +1235,9 @@ impl Standing {
 
     /// Looks at the addresses that moved alone: where the others are was known after the last plan.
     fn since(have: &Image, want: &Desired, Homes(homes): &Homes, moved: &BTreeSet<IpAddr>) -> Self {
-        let mut members: Vec<usize> = want.peers.members().collect();
-        let mut groups = Vec::new();
-        for ip in moved {
-            let address = address_key(*ip);
-            let column = want.peers.class(*ip);
-            if let Some(members) = column.and_then(|column| members.get_mut(column)) {
-                *members -= 1;
-            }
-            let group = (have.peers.get(&address).copied(), column);
-            if group != (None, None) {
-                groups.push((group, address));
-            }
-        }
+        let Moved { groups, resting } = Moved::of(have, want, moved);
         let resting: BTreeSet<Group> = (0..)
-            .zip(members)
+            .zip(resting)
             .filter(|(_, members)| *members > 0)
             .map(|(column, _)| (homes.get(column).copied().flatten(), Some(column)))
             .collect();
@@ -1254,6 +1273,33 @@ impl Standing {
             settled: false,
             only_moved: false,
         }
+    }
+}
+
+/// Addresses that moved, by the class they are in and the column they should be in.
+struct Moved {
+    /// In the order of the addresses.
+    groups: Vec<(Group, Address)>,
+    /// How many others are in each column.
+    resting: Vec<usize>,
+}
+
+impl Moved {
+    fn of(have: &Image, want: &Desired, moved: &BTreeSet<IpAddr>) -> Self {
+        let mut resting: Vec<usize> = want.peers.members().collect();
+        let mut groups = Vec::new();
+        for ip in moved {
+            let address = address_key(*ip);
+            let column = want.peers.class(*ip);
+            if let Some(members) = column.and_then(|column| resting.get_mut(column)) {
+                *members -= 1;
+            }
+            let group = (have.peers.get(&address).copied(), column);
+            if group != (None, None) {
+                groups.push((group, address));
+            }
+        }
+        Self { groups, resting }
     }
 }
 

@@ -295,7 +295,7 @@ impl Questions {
 
     /// What each ruleset allows towards a pod of this signature.
     fn column(&self, signature: &Signature) -> Column {
-        let mut column = Column::new();
+        let mut column: BTreeMap<RulesetKey, PortSet> = BTreeMap::new();
         let targets = signature.targets.iter();
         let terms = targets.filter_map(|number| self.targets.get(*number));
         for (base, term) in terms.flat_map(|asked| &asked.terms) {
@@ -308,8 +308,17 @@ impl Questions {
                 }
             }
         }
-        column.retain(|_, ports| !ports.is_nothing());
-        column
+        let mut distinct: BTreeSet<Arc<PortSet>> = BTreeSet::new();
+        let column = column.into_iter().filter(|(_, ports)| !ports.is_nothing());
+        let column = column.map(|(base, ports)| {
+            let shared = distinct.get(&ports).cloned().unwrap_or_else(|| {
+                let ports = Arc::new(ports);
+                distinct.insert(Arc::clone(&ports));
+                ports
+            });
+            (base, shared)
+        });
+        column.collect()
     }
 }
 

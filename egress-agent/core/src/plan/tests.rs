@@ -389,6 +389,7 @@ fn with_another(random: &mut Random, objects: &[Value], made: Value) -> Vec<Valu
 #[test]
 fn a_plan_of_what_moved_is_a_plan_of_everything() {
     let (mut followed, mut stood, mut moved, mut cuts, mut refusals) = (0, 0, 0, 0, 0);
+    let mut of_moved_alone = 0;
     let seeds = if is_long() { 2_000 } else { 300 };
     for seed in 0..seeds {
         let mut random = Random(seed ^ 0xbeef);
@@ -437,6 +438,13 @@ fn a_plan_of_what_moved_is_a_plan_of_everything() {
             };
             let planned = plan(&have, &want, &limits, homes.as_ref());
             assert_eq!(planned, plan(&have, &want, &limits, None), "{case}");
+            let alone = homes
+                .as_ref()
+                .and_then(|homes| moved::plan(&have, &want, &limits, homes));
+            if let Some(alone) = alone {
+                of_moved_alone += usize::from(!alone.steps.is_empty());
+                assert_eq!(alone, planned, "{case}");
+            }
             moved += usize::from(homes.is_some() && matches!(want.moved, Addresses::Only(_)));
             refusals += planned.refused.len();
             let steps = planned.steps.len();
@@ -456,9 +464,10 @@ fn a_plan_of_what_moved_is_a_plan_of_everything() {
             && stood > seeds / 2
             && moved > 4 * seeds
             && cuts > seeds / 4
-            && refusals > seeds / 10,
+            && refusals > seeds / 10
+            && of_moved_alone > seeds / 5,
         "too tame: {followed} followed, {stood} with subjects as before, {moved} plans of what moved, \
-        {cuts} cuts, {refusals} refusals"
+        {of_moved_alone} of nothing else, {cuts} cuts, {refusals} refusals"
     );
 }
 
