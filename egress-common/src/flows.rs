@@ -245,7 +245,9 @@ impl FlowSet {
 
     /// Empties the set.
     pub fn clear(&self) {
-        self.ways.iter().for_each(Way::clear);
+        for word in self.ways.iter().flatten() {
+            word.store(0);
+        }
     }
 
     /// Visits the flows that it holds, if it is of IPv4 or else of IPv6.

@@ -120,6 +120,46 @@ fn a_full_set_gives_up_a_closed_flow_and_then_what_was_idle_longest() {
 }
 
 #[test]
+fn flows_to_one_peer_are_told_apart() {
+    for is_v4 in [true, false] {
+        let place = |port| {
+            let (local, mut remote) = (if is_v4 { 0 } else { 4 }, [0; 16]);
+            remote[..4].copy_from_slice(&[192, 0, 2, 1]);
+            Place::of(
+                FlowKey::new(3.into(), (local, 6), (port, 443), &remote),
+                &SEED,
+            )
+        };
+        let set = FlowSet::default();
+        for port in 1..=ways(is_v4) {
+            set.put(&place(port), &flow(port.into(), 9, 0));
+        }
+        for port in 1..=ways(is_v4) {
+            let known = set.find(&place(port)).unwrap();
+            assert_eq!(known.flow.generation.get(), u32::from(port));
+        }
+    }
+}
+
+#[test]
+fn a_closed_flow_stays_for_its_last_packets() {
+    const CLOSED: u32 = 100;
+    for is_v4 in [true, false] {
+        for (idle, goes) in [(4, 1), (5, 0)] {
+            let set = FlowSet::default();
+            set.put(&place(is_v4, 0), &flow(1, CLOSED, FLOW_CLOSING));
+            for number in 1..ways(is_v4) {
+                let seen = if number == 1 { 50 } else { 60 };
+                set.put(&place(is_v4, number), &flow(1, seen, 0));
+            }
+            set.put(&place(is_v4, 99), &flow(1, CLOSED + idle, 0));
+            let gone = (0..ways(is_v4)).filter(|n| set.find(&place(is_v4, *n)).is_none());
+            assert_eq!(gone.collect::<Vec<_>>(), [goes], "idle for {idle} s");
+        }
+    }
+}
+
+#[test]
 fn keys_that_differ_in_one_bit_are_different_flows() {
     for is_v4 in [true, false] {
         let first = key(is_v4, 7).words();

@@ -46,9 +46,6 @@ pub(super) trait Way {
     fn state(&self) -> (&Word, u64);
     /// Writes all of it.
     fn write(&self, key: &FlowKey, verdict: u64, check: u64, state: u64);
-    /// Frees it.
-    fn clear(&self);
-
     /// The flow that it has.
     #[inline(always)]
     fn known(&self, verdict: u64) -> Known<'_> {
@@ -160,12 +157,6 @@ impl Way for V4 {
             word.store(value);
         }
     }
-
-    fn clear(&self) {
-        for word in self {
-            word.store(0);
-        }
-    }
 }
 
 impl Way for V6 {
@@ -214,9 +205,5 @@ impl Way for V6 {
         for (word, value) in second.iter().zip([check, state]) {
             word.store(value);
         }
-    }
-
-    fn clear(&self) {
-        self.iter().for_each(V4::clear);
     }
 }

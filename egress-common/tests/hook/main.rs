@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod ask;
 mod flows;
 mod fragments;
 mod frames;

@@ -10,7 +10,7 @@ use egress_common::abi::{ALLOWED_V4, ALLOWED_V6, DROP_KINDS, DropKind};
 use egress_common::event::{Reason, Record};
 use egress_common::hook::{self, Outcome, Scratch};
 
-use crate::frames::{Frame, SYN, TCP, UDP, icmp, icmp_of, ip, tcp, udp};
+use crate::frames::{Frame, SYN, TCP, UDP, icmp, icmp_of, ip, tcp, udp, v4};
 use crate::world::{HOOK, PAIRS, PEER4, POD4, World, address};
 
 fn look<T>(world: &World, frame: &Frame, look: impl FnOnce(&Outcome<'_>) -> T) -> T {
@@ -129,4 +129,22 @@ fn a_record_of_a_broken_packet_has_what_could_be_read() {
     assert_eq!(record.destination, address(PEER4.into()).bytes);
     assert_eq!(record.protocol, TCP);
     assert_eq!(record.destination_port.get(), 0);
+}
+
+#[test]
+fn a_flow_is_opened_by_the_packet_that_is_allowed_first() {
+    let world = World::isolated().allow(PEER4.into(), 32, UDP, 53);
+    let opens = |frame: &Frame| look(&world, frame, |o| (o.reason, o.opens()));
+    let to = |port| ip(POD4.into(), PEER4.into(), UDP, udp(1, port));
+    assert_eq!(opens(&to(53)), (Reason::Allowed, true));
+    assert_eq!(opens(&to(53)), (Reason::Established, false));
+    assert_eq!(opens(&to(54)), (Reason::NoRule, false));
+    let part = |offset, more: u16, payload| {
+        let mut packet = v4(POD4, PEER4, UDP, payload);
+        (packet.id, packet.fragment) = (9, offset | more);
+        packet.build()
+    };
+    assert_eq!(opens(&part(0, 0x2000, udp(2, 53))), (Reason::Allowed, true));
+    let later = part(185, 0, vec![0; 64]);
+    assert_eq!(opens(&later), (Reason::Allowed, false));
 }
