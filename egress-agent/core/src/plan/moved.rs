@@ -95,10 +95,28 @@ pub(super) fn plan(
         }
     }
     let left: BTreeSet<u32> = ends.keys().filter_map(|(class, _)| *class).collect();
-    for class in left.iter().filter(|class| !after.contains(&Some(**class))) {
-        for (ruleset, ports) in have.classes.get(class)? {
-            if have.ports.contains_key(ports) {
-                // Nothing else may refer to it.
+    let left: BTreeMap<u32, &Column> = left
+        .into_iter()
+        .filter(|class| !after.contains(&Some(*class)))
+        .filter_map(|class| Some((class, have.classes.get(&class)?)))
+        .collect();
+    let stay = have.classes.iter();
+    let stay = stay.filter(|(class, _)| !left.contains_key(class));
+    let stay = || {
+        stay.clone()
+            .map(|(_, said)| said)
+            .chain(classes.made.keys())
+    };
+    for (class, said) in &left {
+        for (ruleset, ports) in *said {
+            if have.ports.contains_key(ports)
+                && !stay().any(|said| said.values().any(|other| other == ports))
+                && !have
+                    .rulesets
+                    .values()
+                    .any(|placed| placed.sets.contains(ports))
+            {
+                // Nothing refers to it any more.
                 return None;
             }
             steps.push(Step::UnsetClass {

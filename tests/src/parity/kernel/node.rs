@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
-use egress_agent::datapath::{Datapath, Sizes};
+use egress_agent::datapath::{Datapath, SetupError, Sizes};
 use egress_agent::metrics::{Kernel as _, Readings};
 use egress_core::compile::{self, Desired, Isolation, Options, Subject, Touched};
 use egress_core::image::Step;
@@ -20,6 +20,8 @@ use egress_core::store::Store;
 use egress_core::workload;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use crate::harness::until;
 
 const BPFFS: &str = "/sys/fs/bpf";
 /// Pods that two generated clusters have together, and some. Both ends of a veth pair are hooks.
@@ -104,12 +106,22 @@ impl Node {
         let Self {
             datapath, hooks, ..
         } = self;
-        // First, because it holds the lock.
+        // First, because it holds the lock. A process that another test of this one starts has it, too,
+        // until it is another program.
         drop(datapath);
-        Ok(Self {
-            hooks,
-            ..Self::open()?
-        })
+        let mut node = None;
+        until("the lock is free", || match Self::open() {
+            Ok(opened) => {
+                node = Some(opened);
+                Ok(true)
+            }
+            Err(error) => match error.downcast_ref() {
+                Some(SetupError::Locked { .. }) => Ok(false),
+                _ => Err(error),
+            },
+        })?;
+        let node = node.context("it was opened")?;
+        Ok(Self { hooks, ..node })
     }
 
     /// Makes the tables those of a node, straight from those of the node before; returns
