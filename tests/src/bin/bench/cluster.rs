@@ -86,7 +86,7 @@ fn one(report: &mut Report, id: &str, size: &str, pods: usize) -> Result<()> {
     churn(report, &world, (&id, &name), |event| {
         let number = usize::try_from(event % TURNS)?;
         let mut pod = pod(number, only_v4);
-        let tier = if event / TURNS % 2 == 0 {
+        let tier = if (event / TURNS).is_multiple_of(2) {
             "middle"
         } else {
             "back"
