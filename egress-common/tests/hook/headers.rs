@@ -290,6 +290,13 @@ fn broken_options_are_malformed() {
 }
 
 #[test]
+fn an_option_may_have_nothing_but_its_length() {
+    let mut packet = v4(POD4, PEER4, TCP, tcp(1, 443, SYN));
+    packet.options = vec![148, 2, 1, 1];
+    assert_eq!(by_port().send(&packet.build()), Reason::Allowed);
+}
+
+#[test]
 fn chains_end_at_the_bound() {
     let world = World::isolated().allow_all();
     for length in [12, 13, 40] {
@@ -330,9 +337,12 @@ fn no_next_header_is_a_protocol_without_ports() {
     let frame = v6(POD6, PEER6, NO_NEXT, Vec::new()).build();
     assert_eq!(by_port().send(&frame), Reason::NoRule);
     assert_eq!(World::isolated().allow_all().send(&frame), Reason::Allowed);
-    let frame = v6(POD6, PEER6, DESTINATION_OPTIONS, extension(NO_NEXT, 1)).build();
-    assert_eq!(by_port().send(&frame), Reason::NoRule);
-    assert_eq!(World::isolated().allow_all().send(&frame), Reason::Allowed);
+    for words in [0, 1] {
+        let chain = extension(NO_NEXT, words);
+        let frame = v6(POD6, PEER6, DESTINATION_OPTIONS, chain).build();
+        assert_eq!(by_port().send(&frame), Reason::NoRule);
+        assert_eq!(World::isolated().allow_all().send(&frame), Reason::Allowed);
+    }
 }
 
 #[test]
