@@ -289,6 +289,28 @@ fn broken_options_are_malformed() {
     }
 }
 
+/// S53: which way a connection was opened is told by flags, wherever the TCP header is.
+#[test]
+fn flags_are_found_behind_options_and_extension_headers() {
+    let four = |flags| {
+        let mut packet = v4(POD4, PEER4, TCP, tcp(443, 999, flags));
+        packet.options = vec![1; 8];
+        packet.build()
+    };
+    let six = |flags| {
+        let payload = [extension(TCP, 0), tcp(443, 999, flags)].concat();
+        v6(POD6, PEER6, DESTINATION_OPTIONS, payload).build()
+    };
+    let families: [(IpAddr, &dyn Fn(u8) -> Frame); 2] =
+        [(PEER4.into(), &four), (PEER6.into(), &six)];
+    for (peer, frame) in families {
+        let world = World::isolated();
+        world.deliver_from(peer, TCP, tcp(999, 443, SYN));
+        assert_eq!(world.send(&frame(SYN | ACK)), Reason::Reply, "{peer}");
+        assert_eq!(world.send(&frame(SYN)), Reason::NoRule, "{peer}");
+    }
+}
+
 #[test]
 fn an_option_may_have_nothing_but_its_length() {
     let mut packet = v4(POD4, PEER4, TCP, tcp(1, 443, SYN));
