@@ -289,6 +289,26 @@ mod tests {
     }
 
     #[test]
+    fn the_prefix_that_says_the_verdict_is_the_longest_one() {
+        let blocks = [
+            block("10.0.0.0/8", &[]),
+            block("10.1.0.0/16", &[]),
+            block("fd00::/8", &[]),
+        ];
+        let groups = [(port(80), &blocks[..1]), (port(81), &blocks[1..])];
+        let trie = Trie::build(groups.iter().map(|(set, blocks)| (set, *blocks)));
+        for (address, prefix) in [
+            ("10.2.3.4", Some("10.0.0.0/8")),
+            ("10.1.2.3", Some("10.1.0.0/16")),
+            ("fd12::1", Some("fd00::/8")),
+            ("11.0.0.1", None),
+        ] {
+            let prefix = prefix.map(|prefix| prefix.parse().unwrap());
+            assert_eq!(trie.covering(address.parse().unwrap()), prefix, "{address}");
+        }
+    }
+
+    #[test]
     fn except_is_a_hole_in_its_own_block_only_s30() {
         let wide = block("10.0.0.0/8", &["10.1.0.0/16"]);
         let narrow = block("10.1.2.0/24", &[]);

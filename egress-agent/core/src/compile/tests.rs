@@ -234,3 +234,88 @@ fn a_pod_of_this_node_or_of_a_service_touches_more() {
     let there = [service, slice, pod.clone()];
     assert_eq!(touches_more(&there, &pod), (false, false));
 }
+
+/// S37, S42: a port's name towards a block means the pods inside it, and what is excepted is not inside.
+#[test]
+fn a_port_of_a_name_towards_a_block_is_of_the_pods_inside_it() {
+    let pod = |number: u16, address: &str| {
+        let value = pod_value(&format!("x/p{number}"), &[address], &json!({}));
+        let ports =
+            json!([{"name": "c", "ports": [{"name": "web", "containerPort": 8000 + number}]}]);
+        with(value, "/spec/containers", ports)
+    };
+    let block = json!({"ipBlock": {"cidr": "10.0.0.0/24", "except": ["10.0.0.128/25"]}});
+    let spec = json!({
+        "podSelector": {}, "policyTypes": ["Egress"],
+        "egress": [{"to": [block], "ports": [{"port": "web"}]}],
+    });
+    let store = store(&[
+        namespace_value("x", &json!({})),
+        pod(1, "10.0.0.1"),
+        pod(2, "10.0.0.129"),
+        pod(3, "10.0.1.1"),
+        policy_value("x/n", &spec),
+    ]);
+    let desired = compiled(&store, Desired::default(), &Touched::everything());
+    let said = by_address(&desired);
+    for (address, port) in [
+        ("10.0.0.1", Some(8001)),
+        ("10.0.0.129", None),
+        ("10.0.1.1", None),
+    ] {
+        let column = said.get(&address.parse().unwrap());
+        let sets = || column.into_iter().flat_map(|column| column.values());
+        let ports: Vec<u16> = (8000..8010)
+            .filter(|port| sets().any(|set| set.contains(6, *port)))
+            .collect();
+        assert_eq!(ports, Vec::from_iter(port), "{address}");
+    }
+}
+
+/// S84: what a Service's address says follows from the pods behind it, and from no others.
+#[test]
+fn a_pod_behind_a_service_is_more_than_its_address() {
+    let pod = |at, address, colour| pod_value(at, &[address], &json!({"colour": colour}));
+    let spec = json!({
+        "podSelector": {"matchLabels": {"colour": "red"}}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"podSelector": {"matchLabels": {"colour": "green"}}}]}],
+    });
+    let endpoints =
+        json!([{"addresses": ["10.0.0.2"], "targetRef": {"kind": "Pod", "name": "behind"}}]);
+    let objects = [
+        namespace_value("x", &json!({})),
+        with(pod("x/a", "10.0.0.1", "red"), "/spec/nodeName", json!(NODE)),
+        pod("x/behind", "10.0.0.2", "green"),
+        pod("x/beside", "10.0.0.3", "green"),
+        service_value(
+            "x/s",
+            &json!({"clusterIP": "10.96.0.1", "selector": {}, "ports": [{"port": 80}]}),
+        ),
+        slice_value("x/s", &endpoints, &json!([{"port": 80}])),
+        policy_value("x/n", &spec),
+    ];
+    for (relabelled, address, alone) in [
+        ("x/beside", "10.0.0.3", true),
+        ("x/behind", "10.0.0.2", false),
+    ] {
+        let mut store = store(&objects);
+        let mut desired = compiled(&store, Desired::default(), &Touched::everything());
+        assert!(
+            desired
+                .frontends
+                .values()
+                .any(|allowed| !allowed.is_empty())
+        );
+        let event = Event::Applied(object(&pod(relabelled, address, "blue")));
+        let mut touched = Touched::nothing();
+        touched.note(&store, &event, NODE);
+        let (Changed::Yes | Changed::No) = store.apply(event);
+        assert_eq!(desired.follow(&store, &touched), alone, "{relabelled}");
+        let desired = compiled(&store, desired, &touched);
+        let allowed = desired
+            .frontends
+            .values()
+            .any(|allowed| !allowed.is_empty());
+        assert_eq!(allowed, alone, "{relabelled}");
+    }
+}
