@@ -521,6 +521,10 @@ fn what_does_not_fit_is_refused_whole_and_never_opens() {
             let mut now = have.clone();
             for step in &steps {
                 now.apply(step);
+                if let Step::SetEndpoint { endpoint, .. } = step {
+                    // Written down before anything carries it: an agent that is killed may not give it out again.
+                    assert!(endpoint.generation.get() <= now.config.generation.get());
+                }
                 let full = [
                     (
                         "classes",
@@ -566,6 +570,10 @@ fn what_does_not_fit_is_refused_whole_and_never_opens() {
                             == Action::Pass,
                     )
                 });
+                assert!(
+                    got == new || !refused.is_empty(),
+                    "nothing was said to be refused"
+                );
                 assert!(
                     old || new || !got || old_rules == Some(true),
                     "seed {seed} turn {turn}: {packet:?} opened, which neither the old nor the new policy does: {refused:?}"
