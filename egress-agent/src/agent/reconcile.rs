@@ -348,6 +348,11 @@ impl Agent {
     /// Plans and applies.
     fn carry_out(&mut self, started: Instant) -> Result<(), String> {
         let homes = self.homes.take();
+        self.datapath.judge_anew_what_was_cut().map_err(|error| {
+            self.observations
+                .bpf_failed(error.source.map, error.source.op);
+            chain(&error)
+        })?;
         let planned = plan(
             self.datapath.image(),
             &self.desired,

@@ -14,8 +14,8 @@ use aya::maps::{MapData, RingBuf};
 use aya::programs::SchedClassifier;
 use aya_obj::generated::bpf_attach_type;
 use egress_common::abi::{
-    Address, Dropped, FLOW_SEED_BYTES, Flow, FlowKey, FrontendKey, PORTS_FIRST, PRESENT_FRONTENDS,
-    PRESENT_PEERS, RulesetClass, RulesetFrontend,
+    Address, Config, Dropped, FLOW_SEED_BYTES, Flow, FlowKey, FrontendKey, PORTS_FIRST,
+    PRESENT_FRONTENDS, PRESENT_PEERS, RulesetClass, RulesetFrontend,
 };
 use egress_common::event::Reason;
 use egress_common::flows::WAYS_V4;
@@ -106,6 +106,8 @@ pub struct Datapath {
     events: Option<RingBuf<MapData>>,
     /// Pins of other ABI versions; `None` when there are none (any more).
     others: Option<Vec<bpffs::Foreign>>,
+    /// Something may have moved that the epoch does not tell of.
+    unfinished: bool,
 }
 
 /// Reads counters, beside whoever writes tables.
@@ -159,7 +161,8 @@ impl Datapath {
         let failed = |error: TableError| refused(error.into());
         let interim = Interim::new(links::programs(&mut ebpf).map_err(refused)?);
         let mut image = observe(&tables).map_err(failed)?;
-        if image.config.seed == [0; FLOW_SEED_BYTES] {
+        let is_fresh = image.config.seed == [0; FLOW_SEED_BYTES];
+        if is_fresh {
             image.config.seed = sys::random().map_err(|source| SetupError::Seed { source })?;
             tables.set_config(&image.config).map_err(failed)?;
         }
@@ -177,6 +180,7 @@ impl Datapath {
             image,
             events: Some(events),
             others,
+            unfinished: !is_fresh,
         };
         datapath.publish_fills();
         Ok(datapath)
@@ -245,8 +249,24 @@ impl Datapath {
             self.image.apply(step);
             rest = after;
         };
+        self.unfinished |= result.is_err();
         self.publish_fills();
         result
+    }
+
+    /// To be called before each plan. The epoch follows what moved: where an earlier agent, or steps that
+    /// failed, may have stopped in between, flows that were allowed before would be for ever (S54).
+    pub fn judge_anew_what_was_cut(&mut self) -> Result<(), ApplyError> {
+        if !self.unfinished {
+            return Ok(());
+        }
+        let config = self.image.config;
+        self.apply(&[Step::SetConfig(Config {
+            epoch: U32::new(config.epoch.get().wrapping_add(1)),
+            ..config
+        })])?;
+        self.unfinished = false;
+        Ok(())
     }
 
     /// Has room made for the next rulesets and endpoints, and what was left taken away, by a thread: it

@@ -169,6 +169,7 @@ impl Node {
             &Touched::everything(),
         );
         self.datapath.image_mut().recognise(&self.desired.rulesets);
+        self.datapath.judge_anew_what_was_cut()?;
         let planned = plan(
             self.datapath.image(),
             &self.desired,
