@@ -39,7 +39,7 @@ pub struct Status {
     /// Where objects come from.
     pub sources: Vec<Source>,
     /// Every policy seen.
-    pub policies: Arc<Vec<Policy>>,
+    pub policies: Vec<Policy>,
     /// Every pod of this node.
     pub pods: Arc<Vec<Pod>>,
     /// Every ruleset in the kernel.
@@ -60,7 +60,7 @@ impl Status {
             problems: Vec::new(),
             warnings: Vec::new(),
             sources: Vec::new(),
-            policies: Arc::default(),
+            policies: Vec::new(),
             pods: Arc::default(),
             rulesets: Vec::new(),
             maps: Vec::new(),
@@ -332,7 +332,7 @@ mod tests {
             isolated_by: Vec::new(),
             ruleset: None,
         });
-        Arc::make_mut(&mut status.policies).push(Policy {
+        status.policies.push(Policy {
             kind: "NetworkPolicy".to_owned(),
             name: "a/deny".to_owned(),
             state: PolicyState::PartlyUnreadable,

@@ -37,7 +37,7 @@ impl Agent {
     }
 
     /// Publishes what [`Self::publish_soon`] put off. What it is put off for changes nothing of this node's
-    /// pods and of policies, unless something of them was or is missing.
+    /// pods, unless something of them was or is missing.
     pub(super) fn publish_put_off(&mut self) {
         let last = Arc::clone(&self.status.borrow());
         if !last.ready || !self.refused.is_empty() {
@@ -45,12 +45,11 @@ impl Agent {
             return;
         }
         debug_assert_eq!(*last.pods, *self.local_pods());
-        debug_assert_eq!(*last.policies, *self.policies());
         debug_assert_eq!(**self.attribution.borrow(), self.attribute());
-        self.publish_status(Arc::clone(&last.pods), Arc::clone(&last.policies));
+        self.publish_status(Arc::clone(&last.pods), self.policies());
     }
 
-    fn publish_status(&mut self, pods: Arc<Vec<Pod>>, policies: Arc<Vec<Policy>>) {
+    fn publish_status(&mut self, pods: Arc<Vec<Pod>>, policies: Vec<Policy>) {
         self.publication = None;
         let status = self.report(pods, policies);
         self.status.send_if_modified(|last| {
@@ -116,7 +115,7 @@ impl Agent {
         Arc::new(pods.collect())
     }
 
-    fn report(&self, pods: Arc<Vec<Pod>>, policies: Arc<Vec<Policy>>) -> Status {
+    fn report(&self, pods: Arc<Vec<Pod>>, policies: Vec<Policy>) -> Status {
         let mut waiting_for = self.unseen.clone();
         waiting_for.extend(self.failures.iter().map(|failure| failure.message.clone()));
         waiting_for.extend(self.refused.iter().map(ToString::to_string));
@@ -220,7 +219,7 @@ impl Agent {
         }
     }
 
-    fn policies(&self) -> Arc<Vec<Policy>> {
+    fn policies(&self) -> Vec<Policy> {
         let policies = self.store.policies().map(|policy| Policy {
             kind: "NetworkPolicy".to_owned(),
             name: display(&policy.name),
@@ -233,7 +232,7 @@ impl Agent {
             },
             errors: policy.problems.iter().map(sentence).collect(),
         });
-        Arc::new(policies.collect())
+        policies.collect()
     }
 
     fn problems(&self, pods: &[Pod]) -> Vec<Problem> {

@@ -56,7 +56,7 @@ fn of_status(registry: &Registry, status: &Status) -> Result<(), Error> {
             .get_metric_with_label_values(&["NetworkPolicy", state.name()])?
             .set(0);
     }
-    for Policy { kind, state, .. } in status.policies.iter() {
+    for Policy { kind, state, .. } in &status.policies {
         policies
             .get_metric_with_label_values(&[kind.as_str(), state.name()])?
             .inc();
@@ -196,7 +196,7 @@ mod tests {
             isolated_by: Vec::new(),
             ruleset: None,
         });
-        Arc::make_mut(&mut status.policies).push(Policy {
+        status.policies.push(Policy {
             kind: "NetworkPolicy".to_owned(),
             name: "a/deny".to_owned(),
             state: PolicyState::Enforced,

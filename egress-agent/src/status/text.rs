@@ -286,7 +286,7 @@ mod tests {
             isolated_by: vec!["shop/db".to_owned(), "shop/dns".to_owned()],
             ruleset: Some(3),
         });
-        Arc::make_mut(&mut status.policies).push(Policy {
+        status.policies.push(Policy {
             kind: "NetworkPolicy".to_owned(),
             name: "shop/db".to_owned(),
             state: PolicyState::PartlyUnreadable,
@@ -376,9 +376,8 @@ SOURCES (2)
         pods[0].name = format!("{long}/{long}");
         pods[0].interfaces = vec![long.clone(); 3];
         pods[0].isolated_by = vec![long.clone(); 3];
-        let policies = Arc::make_mut(&mut status.policies);
-        policies[0].name.clone_from(&long);
-        policies[0].kind.clone_from(&long);
+        status.policies[0].name.clone_from(&long);
+        status.policies[0].kind.clone_from(&long);
         status.sources[0] = file(&format!("/{long}"));
         let text = render(&status, Colour::None);
         for line in text.lines() {
