@@ -7,7 +7,6 @@ use std::time::Instant;
 use egress_core::compile::{self, Isolation, Subject, Touched};
 use egress_core::image::Step;
 use egress_core::object::{Name, Pod};
-use egress_core::plan::plan;
 use egress_core::store::Store;
 use egress_core::workload::{self, Isolating};
 use zerocopy::network_endian::U32;
@@ -348,17 +347,12 @@ impl Agent {
     /// Plans and applies.
     fn carry_out(&mut self, started: Instant) -> Result<(), String> {
         let homes = self.homes.take();
-        self.datapath.judge_anew_what_was_cut().map_err(|error| {
+        let planned = self.datapath.plan(&self.desired, homes.as_ref());
+        let planned = planned.map_err(|error| {
             self.observations
                 .bpf_failed(error.source.map, error.source.op);
             chain(&error)
         })?;
-        let planned = plan(
-            self.datapath.image(),
-            &self.desired,
-            self.datapath.limits(),
-            homes.as_ref(),
-        );
         self.observations
             .programmed(Stage::Compile, started.elapsed());
 

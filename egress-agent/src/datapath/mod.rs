@@ -19,8 +19,9 @@ use egress_common::abi::{
 };
 use egress_common::event::Reason;
 use egress_common::flows::WAYS_V4;
+use egress_core::compile::Desired;
 use egress_core::image::{Image, Placed, Step};
-use egress_core::plan::{self, Limits};
+use egress_core::plan::{self, Homes, Limits, Plan};
 use egress_core::ports::PortSet;
 use egress_core::ruleset::RulesetKey;
 use zerocopy::network_endian::U32;
@@ -254,19 +255,19 @@ impl Datapath {
         result
     }
 
-    /// To be called before each plan. The epoch follows what moved: where an earlier agent, or steps that
-    /// failed, may have stopped in between, flows that were allowed before would be for ever (S54).
-    pub fn judge_anew_what_was_cut(&mut self) -> Result<(), ApplyError> {
-        if !self.unfinished {
-            return Ok(());
+    /// The steps from what the tables say to what they should say, as [`plan::plan`]. Before them, flows that were
+    /// allowed are judged anew where that may be due: the epoch follows what moved, and an earlier agent, or
+    /// steps that failed, may have stopped in between (S54).
+    pub fn plan(&mut self, want: &Desired, homes: Option<&Homes>) -> Result<Plan, ApplyError> {
+        if self.unfinished {
+            let config = self.image.config;
+            self.apply(&[Step::SetConfig(Config {
+                epoch: U32::new(config.epoch.get().wrapping_add(1)),
+                ..config
+            })])?;
+            self.unfinished = false;
         }
-        let config = self.image.config;
-        self.apply(&[Step::SetConfig(Config {
-            epoch: U32::new(config.epoch.get().wrapping_add(1)),
-            ..config
-        })])?;
-        self.unfinished = false;
-        Ok(())
+        Ok(plan::plan(&self.image, want, &self.limits, homes))
     }
 
     /// Has room made for the next rulesets and endpoints, and what was left taken away, by a thread: it

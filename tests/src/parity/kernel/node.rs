@@ -15,7 +15,6 @@ use egress_agent::metrics::{Kernel as _, Readings};
 use egress_core::compile::{self, Desired, Isolation, Options, Subject, Touched};
 use egress_core::image::Step;
 use egress_core::object::Name;
-use egress_core::plan::plan;
 use egress_core::store::Store;
 use egress_core::workload;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -169,13 +168,7 @@ impl Node {
             &Touched::everything(),
         );
         self.datapath.image_mut().recognise(&self.desired.rulesets);
-        self.datapath.judge_anew_what_was_cut()?;
-        let planned = plan(
-            self.datapath.image(),
-            &self.desired,
-            self.datapath.limits(),
-            None,
-        );
+        let planned = self.datapath.plan(&self.desired, None)?;
         match planned.refused.first() {
             Some(refusal) => bail!("{refusal}"),
             None => Ok(planned.steps),
