@@ -76,6 +76,9 @@ pub struct Placed {
     pub ruleset: Option<Arc<Ruleset>>,
     /// Ports id of each of the trie's sets.
     pub sets: Vec<u32>,
+    /// What the tables answered to [`crate::plan::unknown`]: where the content is not known, what becomes a
+    /// frontend and is allowed as an ordinary destination.
+    pub literal: BTreeSet<FrontendKey>,
 }
 
 /// One change of the tables: one write that packets can notice, or many that none can reach.
@@ -293,6 +296,19 @@ impl Image {
                     placed.ruleset = Some(Arc::clone(ruleset));
                 }
                 None => placed.key = RulesetKey([0; 32]),
+            }
+        }
+    }
+
+    /// Notes what the tables answered to [`crate::plan::unknown`]: rulesets and what they allow as an ordinary
+    /// destination. Earlier answers are forgotten.
+    pub fn note(&mut self, literal: impl IntoIterator<Item = (u32, FrontendKey)>) {
+        for placed in self.rulesets.values_mut() {
+            placed.literal.clear();
+        }
+        for (ruleset, destination) in literal {
+            if let Some(placed) = self.rulesets.get_mut(&ruleset) {
+                placed.literal.insert(destination);
             }
         }
     }

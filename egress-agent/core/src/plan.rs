@@ -102,7 +102,7 @@ pub struct Refusal {
     pub capacity: usize,
 }
 
-/// Plans. `have` is what the tables say now. Where every step of the last plan was taken, `homes` is what
+/// Plans. `have` is what the tables say now, with the answers to what is [`unknown`]. Where every step of the last plan was taken, `homes` is what
 /// that plan says, and `want` was compiled of what the last plan wanted, so that only the addresses that
 /// moved since need to be looked at.
 pub fn plan(have: &Image, want: &Desired, limits: &Limits, homes: Option<&Homes>) -> Plan {
@@ -113,6 +113,51 @@ pub fn plan(have: &Image, want: &Desired, limits: &Limits, homes: Option<&Homes>
         }
         None => plan_of_all(have, want, limits, homes),
     }
+}
+
+/// What only the tables know: whether a ruleset allows an address and port as an ordinary destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// The ruleset's slot.
+    pub ruleset: u32,
+    /// The address and port, which are no frontend yet.
+    pub destination: FrontendKey,
+    /// The hook of a pod that the ruleset applies to, and that may be asked for all of them.
+    pub hook: u64,
+}
+
+/// What has to be looked up before a plan and noted in [`Placed::literal`]: what becomes a frontend stays what
+/// it was to the pods of a ruleset that an earlier agent built and nobody wants any more, until they leave it.
+pub fn unknown(have: &Image, want: &Desired) -> Vec<Unknown> {
+    let is_unknown = |slot: u32| {
+        let placed = have.rulesets.get(&slot);
+        placed.is_some_and(|placed| placed.ruleset.is_none())
+    };
+    let mut users: BTreeMap<u32, Vec<(u64, &Endpoint)>> = BTreeMap::new();
+    for (hook, endpoint) in &have.endpoints {
+        let slot = endpoint.ruleset.get();
+        if endpoint.isolated() && is_unknown(slot) {
+            users.entry(slot).or_default().push((*hook, endpoint));
+        }
+    }
+    let coming = || {
+        let keys = want.frontends.keys();
+        keys.filter(|key| !have.frontends.contains_key(key))
+    };
+    let question = |(ruleset, users): (u32, &[(u64, &Endpoint)]), destination: &FrontendKey| {
+        // A pod's own addresses are open to it whatever its ruleset says.
+        let owns = |endpoint: &Endpoint| endpoint.owns(destination.family, &destination.address);
+        let (hook, _) = users.iter().find(|(_, user)| owns(user).is_none())?;
+        Some(Unknown {
+            ruleset,
+            destination: *destination,
+            hook: *hook,
+        })
+    };
+    let users = users.iter();
+    users
+        .flat_map(|(slot, users)| coming().filter_map(|key| question((*slot, users), key)))
+        .collect()
 }
 
 /// Looks at every class, and at every address that moved.
@@ -663,6 +708,7 @@ impl<'a> Draft<'a> {
                     key: *key,
                     ruleset: Some(ruleset.clone()),
                     sets,
+                    literal: BTreeSet::new(),
                 },
             });
         }
@@ -1348,6 +1394,10 @@ fn literal(want: &Desired, ruleset: &RulesetKey, key: &FrontendKey) -> bool {
 
 /// The same by the tables as they are.
 fn literal_now(have: &Image, slot: u32, key: &FrontendKey) -> bool {
+    let placed = have.rulesets.get(&slot);
+    if placed.is_some_and(|placed| placed.literal.contains(key)) {
+        return true;
+    }
     let destination = frontend_address(key);
     let by_class = have
         .peer(&destination)

@@ -339,7 +339,6 @@ impl Agent {
         let isolated_by = locals.into_iter();
         self.pods
             .extend(isolated_by.map(|(pod, local)| (pod.name, local.isolated_by)));
-        self.datapath.image_mut().recognise(&self.desired.rulesets);
         self.switch_events();
         self.carry_out(started)
     }

@@ -2,7 +2,7 @@
 //!
 //! It carries out the steps of a plan and says how far it got; it decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,13 @@ use egress_common::abi::{
 };
 use egress_common::event::Reason;
 use egress_common::flows::WAYS_V4;
+use egress_common::hook::Question;
 use egress_core::compile::Desired;
 use egress_core::image::{Image, Placed, Step};
-use egress_core::plan::{self, Homes, Limits, Plan};
+use egress_core::plan::{self, Homes, Limits, Plan, Unknown};
 use egress_core::ports::PortSet;
 use egress_core::ruleset::RulesetKey;
-use zerocopy::network_endian::U32;
+use zerocopy::network_endian::{U32, U64};
 
 pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
@@ -192,11 +193,6 @@ impl Datapath {
         &self.image
     }
 
-    /// Gives rulesets that an earlier agent built their content back.
-    pub fn image_mut(&mut self) -> &mut Image {
-        &mut self.image
-    }
-
     /// What fits.
     pub const fn limits(&self) -> &Limits {
         &self.limits
@@ -255,9 +251,11 @@ impl Datapath {
         result
     }
 
-    /// The steps from what the tables say to what they should say, as [`plan::plan`]. Before them, flows that were
-    /// allowed are judged anew where that may be due: the epoch follows what moved, and an earlier agent, or
-    /// steps that failed, may have stopped in between (S54).
+    /// The steps from what the tables say to what they should say, as [`plan::plan`].
+    ///
+    /// Rulesets that an earlier agent built get their content back, or are asked what the plan has to know of
+    /// it. Before the steps, flows that were allowed are judged anew where that may be due: the epoch follows
+    /// what moved, and an earlier agent, or steps that failed, may have stopped in between (S54).
     pub fn plan(&mut self, want: &Desired, homes: Option<&Homes>) -> Result<Plan, ApplyError> {
         if self.unfinished {
             let config = self.image.config;
@@ -267,7 +265,54 @@ impl Datapath {
             })])?;
             self.unfinished = false;
         }
+        self.image.recognise(&want.rulesets);
+        let literal = self.literal(&plan::unknown(&self.image, want));
+        self.image.note(literal);
         Ok(plan::plan(&self.image, want, &self.limits, homes))
+    }
+
+    /// What of this the tables allow. What they do not tell is closed until its pods have left the ruleset.
+    fn literal(&mut self, unknown: &[Unknown]) -> Vec<(u32, FrontendKey)> {
+        let mut allowed = Vec::new();
+        for Unknown {
+            ruleset,
+            destination,
+            hook,
+        } in unknown
+        {
+            let FrontendKey {
+                address,
+                family,
+                protocol,
+                port,
+            } = *destination;
+            let question = Question {
+                hook: U64::new(*hook),
+                destination: Address {
+                    family,
+                    reserved: [0; 3],
+                    bytes: address,
+                },
+                protocol,
+                reserved: 0,
+                port,
+            };
+            match self.ask(&question) {
+                Ok(reply) if reply.reason == Reason::Allowed.number() => {
+                    allowed.push((*ruleset, *destination));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        %error,
+                        source = %error.source,
+                        "not known what an earlier agent's rulesets allow"
+                    );
+                    break;
+                }
+            }
+        }
+        allowed
     }
 
     /// Has room made for the next rulesets and endpoints, and what was left taken away, by a thread: it
@@ -646,11 +691,7 @@ impl Datapath {
             ),
             fill(
                 "RULESET_FRONTENDS",
-                image
-                    .frontend_rulesets
-                    .values()
-                    .map(std::collections::BTreeSet::len)
-                    .sum(),
+                image.frontend_rulesets.values().map(BTreeSet::len).sum(),
                 limits.frontend_rulesets,
             ),
         ];
@@ -746,6 +787,7 @@ fn observe(tables: &Tables) -> Result<Image, TableError> {
                 key: RulesetKey(key),
                 ruleset: None,
                 sets: Vec::new(),
+                literal: BTreeSet::new(),
             },
         );
     }

@@ -167,7 +167,6 @@ impl Node {
             std::mem::take(&mut self.desired),
             &Touched::everything(),
         );
-        self.datapath.image_mut().recognise(&self.desired.rulesets);
         let planned = self.datapath.plan(&self.desired, None)?;
         match planned.refused.first() {
             Some(refusal) => bail!("{refusal}"),
