@@ -264,7 +264,7 @@ pub enum Phase {
 }
 
 /// v1 `Service`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent switches of the API, all read in one place"
@@ -294,8 +294,21 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// It could not be read: every frontend of it that is known denies.
     pub unreadable: bool,
+    /// The different objects of this name, if there are any (S96). What each of them declares is closed, and nothing
+    /// else: not its ports at the addresses of another one.
+    pub contradicting: Vec<Service>,
     /// What could not be read.
     pub problems: Vec<Problem>,
+}
+
+impl Service {
+    /// The different objects of this name, usually itself alone.
+    pub fn versions(&self) -> &[Self] {
+        match self.contradicting.as_slice() {
+            [] => std::slice::from_ref(self),
+            versions => versions,
+        }
+    }
 }
 
 /// One of `spec.ports`.

@@ -93,18 +93,19 @@ pub fn frontends(store: &Store, node: &str) -> Vec<Frontend> {
         .copied()
         .collect();
     let mut found = BTreeMap::new();
-    for service in store
-        .services()
-        .filter(|service| !service.headless && !service.external_name)
-    {
+    for service in store.services() {
         let endpoints = endpoints(store, service);
-        for port in &service.ports {
+        let versions = service.versions().iter();
+        let declaring = versions.filter(|version| !version.headless && !version.external_name);
+        for (version, port) in
+            declaring.flat_map(|version| version.ports.iter().map(move |port| (version, port)))
+        {
             // A node port stands on every node, with the same backends.
             let mut known = BTreeMap::new();
-            for (address, number, reach) in fronts(service, port, &nodes) {
+            for (address, number, reach) in fronts(version, port, &nodes) {
                 let pool = Pool {
                     ipv4: address.is_ipv4(),
-                    only_on: reach.limit(service, node),
+                    only_on: reach.limit(version, node),
                 };
                 let outcome = known.entry(pool).or_insert_with(|| match &endpoints {
                     Ok(endpoints) => outcome(endpoints, port, pool),
@@ -290,7 +291,8 @@ mod tests {
 
     use super::*;
     use crate::cidr;
-    use crate::fixture::{name, pod_value, service_value, slice_value, store, with};
+    use crate::fixture::{name, object, pod_value, service_value, slice_value, store, with};
+    use crate::store::{Changed, Event};
 
     /// What packets to `ADDRESS:PORT` meet on node-1: `None` when judged literally.
     fn at(values: &[Value], spot: &str) -> Option<Result<Vec<String>, Closed>> {
@@ -392,6 +394,40 @@ mod tests {
         assert_eq!(frontends(&store(&[web(&[])]), "node-1"), []);
         let dead = slice(&[conditions("10.0.0.1", json!({"ready": false}))]);
         assert_eq!(frontends(&store(&[web(&[]), dead]), "node-1"), []);
+    }
+
+    #[test]
+    fn of_contradicting_services_each_closes_what_it_declares_and_nothing_else_s96_s86() {
+        let spec = |cluster_ip: &str, port: u16, kind: &str| {
+            let ports = json!([{"port": port}]);
+            service_value(
+                "x/s",
+                &json!({"clusterIP": cluster_ip, "ports": ports, "type": kind}),
+            )
+        };
+        let values = [
+            spec("10.96.0.1", 80, "ClusterIP"),
+            spec("10.96.0.2", 81, "ClusterIP"),
+            spec("10.96.0.1", 82, "ExternalName"),
+        ];
+        let merged = values
+            .iter()
+            .map(object)
+            .reduce(|one, other| one.merge_conflict(&other))
+            .unwrap();
+        let mut store = Store::default();
+        assert_eq!(store.apply(Event::Applied(merged)), Changed::Yes);
+        let spots: Vec<_> = frontends(&store, "node-1")
+            .into_iter()
+            .map(|frontend| {
+                assert_eq!(frontend.closed, Some(Closed::Unreadable));
+                (frontend.address.to_string(), frontend.port)
+            })
+            .collect();
+        assert_eq!(
+            spots,
+            [("10.96.0.1".to_owned(), 80), ("10.96.0.2".to_owned(), 81)]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Which of them the cluster would have is anybody's guess, so the result is what closes
 //! for either.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{EndpointSlice, Namespace, Node, Object, Phase, Pod, Problem, Service};
@@ -99,6 +100,8 @@ fn services(a: &Service, b: &Service) -> Service {
     let mut ports: Vec<_> = a.ports.iter().chain(&b.ports).cloned().collect();
     ports.sort();
     ports.dedup();
+    let versions = a.versions().iter().chain(b.versions());
+    let versions: BTreeSet<&Service> = versions.collect();
     Service {
         name: a.name.clone(),
         cluster_ips: a.cluster_ips.union(&b.cluster_ips).copied().collect(),
@@ -116,6 +119,7 @@ fn services(a: &Service, b: &Service) -> Service {
         external_local: a.external_local && b.external_local,
         publish_not_ready: a.publish_not_ready && b.publish_not_ready,
         unreadable: true,
+        contradicting: versions.into_iter().cloned().collect(),
         problems: problems(&a.problems, &b.problems, "what goes to either is denied"),
     }
 }

@@ -24,6 +24,7 @@ pub(super) fn read(root: &Field<'_, '_>) -> Result<Service, Problem> {
         external_local: false,
         publish_not_ready: false,
         unreadable: false,
+        contradicting: Vec::new(),
         problems: Vec::new(),
     };
     let mut notes = Notes::default();

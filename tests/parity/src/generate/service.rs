@@ -1,6 +1,6 @@
 //! Services and their slices.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use egress_oracle::Protocol;
 use serde_json::{Value, json};
@@ -103,10 +103,7 @@ fn service(draw: &mut Draw, scene: &mut Scene, number: usize) {
     };
     if draw.chance(3) {
         draw.shows(&[96]);
-        let mut other = spec.clone();
-        if let Some(spec) = other.as_object_mut() {
-            spec.insert("externalIPs".to_owned(), json!(["198.51.100.99"]));
-        }
+        let other = contradiction(draw, scene, &spec, &ports, &addresses);
         scene.objects.push(object(other));
     }
     scene.objects.push(object(spec));
@@ -115,6 +112,42 @@ fn service(draw: &mut Draw, scene: &mut Scene, number: usize) {
     } else {
         slices(draw, scene, &namespace, &name, &ports);
     }
+}
+
+/// Another `spec` of the same name. Each is closed at what it declares itself, so ports of the one are asked for
+/// at addresses of the other, too.
+fn contradiction(
+    draw: &mut Draw,
+    scene: &mut Scene,
+    spec: &Value,
+    ports: &[Port],
+    addresses: &[IpAddr],
+) -> Value {
+    const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 99);
+    const ANOTHER: u16 = 9090;
+    let external = ("externalIPs", json!([ELSEWHERE.to_string()]));
+    let changes = match draw.below(3) {
+        0 => vec![external],
+        1 => vec![("type", json!("ExternalName"))],
+        _ => vec![external, ("ports", json!([{"port": ANOTHER}]))],
+    };
+    scene.addresses.push(ELSEWHERE.into());
+    for port in ports {
+        let theirs = (ELSEWHERE.into(), port.protocol(), port.number);
+        scene.frontends.push(theirs);
+    }
+    let either = addresses.iter().copied().chain([ELSEWHERE.into()]);
+    let another = either.map(|address| (address, Protocol::Tcp, ANOTHER));
+    scene.frontends.extend(another);
+    let mut other = spec.clone();
+    if let Some(other) = other.as_object_mut() {
+        other.extend(
+            changes
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value)),
+        );
+    }
+    other
 }
 
 /// Of a Service: labels, all of them wanted.
