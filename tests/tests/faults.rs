@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -299,6 +299,82 @@ fn an_agent_that_is_killed_at_any_write_is_followed_by_one_that_finishes() {
         let least = if is_sample() { 2 } else { 5 };
         ensure!(killed >= least, "only {killed} were killed in time");
         traffic.stop()
+    });
+}
+
+/// S54: where an address left what is allowed, and the agent was refused or killed before it could write that
+/// flows are to be judged anew, a flow that was known is denied all the same.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn a_known_flow_is_judged_anew_though_the_epoch_was_not_written() {
+    const PEER: &str = "far.json";
+    on_world(|world| {
+        let (a, _) = stage(world)?;
+        let (address, _) = OUTSIDE[0];
+        // Somewhere else in the cluster; and all that changes is whether a rule selects it.
+        let peer = |app: &str| {
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": { "namespace": "x", "name": "far", "labels": { "app": app } },
+                "spec": { "nodeName": "node-b", "containers": [{ "name": "c" }] },
+                "status": { "phase": "Running", "podIPs": [{ "ip": address.to_string() }] },
+            })
+        };
+        let to_peer = json!({
+            "to": [{ "podSelector": { "matchLabels": { "app": "peer" } } }],
+            "ports": [port(PORT, "UDP")],
+        });
+        world
+            .manifests
+            .put("p.json", &egress("x", "p", &json!([to_peer])))?;
+        let known = a.ns.run(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+        known.connect((address, PORT))?;
+        let is_answered = |socket: &UdpSocket, patience: Duration| -> Result<bool> {
+            socket.set_read_timeout(Some(patience))?;
+            socket.send(b"?")?;
+            Ok(socket.recv(&mut [0; 8]).is_ok())
+        };
+        let gate = Gate::default();
+        for fault in [Fault::Refuse(ENOMEM), Fault::Kill] {
+            let what = format!("{fault:?}");
+            let is_killed = matches!(fault, Fault::Kill);
+            world.manifests.put(PEER, &peer("peer"))?;
+            if !world.agent.is_started() {
+                world.agent.launch_behind(&world.host, &gate)?;
+                world.agent.wait_ready(&world.host)?;
+            }
+            world.settle()?;
+            ensure!(
+                is_answered(&known, Duration::from_secs(10))?,
+                "{what}: not answered before"
+            );
+            let is_epoch =
+                |call: &Call| call.kind == Kind::MapUpdate && call.map.as_deref() == Some("CONFIG");
+            gate.arm(is_epoch, fault);
+            world.manifests.put(PEER, &peer("other"))?;
+            until("the agent comes to the epoch", || {
+                Ok(gate.struck()?.is_some())
+            })?;
+            let before = gate.writes();
+            let moved = |call: &Call| call.map.as_deref() == Some("PEERS");
+            ensure!(
+                before.iter().any(moved),
+                "{what}: nothing moved: {before:?}"
+            );
+            if is_killed {
+                world.agent.wait_ended()?;
+                gate.open();
+                world.agent.launch_behind(&world.host, &gate)?;
+                world.agent.wait_ready(&world.host)?;
+            }
+            world.settle()?;
+            ensure!(
+                !is_answered(&known, Duration::from_millis(300))?,
+                "{what}: a flow that was known goes on"
+            );
+            world.expect(&[(&a, Probe::udp(address, PORT), false)])?;
+        }
+        Ok(())
     });
 }
 
