@@ -373,3 +373,94 @@ pub fn ip(address: &Address) -> IpAddr {
         Ipv6Addr::from(address.bytes).into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(key: u8) -> Placed {
+        Placed {
+            key: RulesetKey([key; 32]),
+            ruleset: None,
+            sets: Vec::new(),
+            literal: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn each_table_says_what_steps_have_written_there_and_nothing_else() {
+        let address = Address::v4([10, 0, 0, 1]);
+        let other = Address::v4([10, 0, 0, 2]);
+        let key = FrontendKey::new(&address.bytes, address.family, 6, 80);
+        let set = PortSet::nothing();
+        let steps = [
+            Step::AddPorts { id: 70_000, set },
+            Step::BuildRuleset {
+                slot: 3,
+                placed: placed(3),
+            },
+            Step::BuildRuleset {
+                slot: 4,
+                placed: placed(4),
+            },
+            Step::SetClass {
+                class: 5,
+                ruleset: 3,
+                ports: 70_000,
+            },
+            Step::AllowFrontend {
+                frontend: 6,
+                ruleset: 3,
+            },
+            Step::SetPeer { address, class: 5 },
+            Step::SetFrontend { key, frontend: 6 },
+        ];
+        let mut image = Image::default();
+        for step in &steps {
+            image.apply(step);
+        }
+        assert_eq!((image.peer(&address), image.peer(&other)), (Some(5), None));
+        assert_eq!(image.class_ports(3, 5), Some(70_000));
+        assert_eq!(
+            (image.class_ports(4, 5), image.class_ports(3, 6)),
+            (None, None)
+        );
+        assert_eq!(image.frontend(&key), Some(6));
+        assert!(
+            image.frontend_allowed(3, 6)
+                && !image.frontend_allowed(4, 6)
+                && !image.frontend_allowed(3, 5)
+        );
+        assert_eq!(image.slot_of(&RulesetKey([4; 32])), Some(4));
+        assert_eq!(image.slot_of(&RulesetKey([5; 32])), None);
+        let nothing = Some(PortSet::nothing());
+        assert_eq!(image.port_set(PORTS_NOTHING).map(Cow::into_owned), nothing);
+        assert_eq!(image.port_set(70_000).map(Cow::into_owned), nothing);
+        assert_eq!(image.port_set(70_001), None);
+        assert_eq!(
+            image.next,
+            NextIds {
+                ports: 70_001,
+                class: 6,
+                frontend: 7,
+                ruleset: 5,
+                slot: 0
+            }
+        );
+    }
+
+    #[test]
+    fn answers_are_of_the_last_time_they_were_asked_for() {
+        let key = |port| FrontendKey::new(&[0; 16], FAMILY_V4, 6, port);
+        let mut image = Image::default();
+        image.rulesets.insert(3, placed(3));
+        image.note([(3, key(80)), (4, key(80))]);
+        image.note([(3, key(81))]);
+        let said: Vec<_> = image
+            .rulesets
+            .values()
+            .map(|placed| placed.literal.clone())
+            .collect();
+        assert_eq!(said, [BTreeSet::from([key(81)])]);
+    }
+}

@@ -198,6 +198,13 @@ fn passes(image: &Image, (hook, destination, port): (u64, IpAddr, u16)) -> bool 
     })
 }
 
+/// What a flow is remembered with: it is judged anew as soon as any of it is another.
+fn judged(image: &Image, hook: u64) -> (Option<U32>, U32) {
+    let endpoint = image.endpoints.get(&hook);
+    let generation = endpoint.map(|endpoint| endpoint.generation);
+    (generation, image.config.epoch)
+}
+
 fn applied(image: &Image, steps: &[Step]) -> Image {
     let mut image = image.clone();
     for step in steps {
@@ -217,6 +224,7 @@ fn fresh(want: &Desired) -> Image {
 fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
     let packets = packets();
     let (mut transitions, mut changed, mut flips, mut settles) = (0, 0, 0, 0);
+    let mut remembered = 0;
     let seeds = if is_long() { 2_000 } else { 400 };
     for seed in 0..seeds {
         let mut random = Random(seed);
@@ -248,6 +256,15 @@ fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
                         verdict == *old || verdict == *new,
                         "seed {seed} turn {turn}: a third verdict for {packet:?} after step {done} {step:?} of {steps:#?}"
                     );
+                    // A flow that is known by then is denied at the end, too.
+                    if verdict && !new {
+                        assert_ne!(
+                            judged(&now, packet.0),
+                            judged(&end, packet.0),
+                            "seed {seed} turn {turn}: {packet:?} stays allowed after step {done} {step:?} of {steps:#?}"
+                        );
+                        remembered += 1;
+                    }
                 }
             }
             assert_same_size(&end, &wanted, &format!("seed {seed} turn {turn}"));
@@ -275,8 +292,13 @@ fn every_prefix_of_a_plan_shows_the_old_or_the_new_verdict() {
         }
     }
     assert!(
-        transitions == 5 * seeds && changed > 10_000 && flips > 1_000 && settles > 50,
-        "too tame: {transitions} transitions, {changed} verdicts changed, {flips} flips, {settles} settling moves"
+        transitions == 5 * seeds
+            && changed > 10_000
+            && flips > 1_000
+            && settles > 50
+            && remembered > 10_000,
+        "too tame: {transitions} transitions, {changed} verdicts changed, {flips} flips, {settles} settling moves, \
+        {remembered} times a flow was known that is denied at the end"
     );
 }
 
@@ -618,16 +640,20 @@ fn what_does_not_fit_is_refused_whole_and_never_opens() {
     );
 }
 
-#[test]
-fn a_new_pod_whose_ruleset_does_not_fit_is_closed() {
-    let objects = [
+/// A pod of node `n` that may send anything, by a policy.
+fn allowed_everything() -> [Value; 3] {
+    [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}),
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "a", "name": "p0"},
             "spec": {"nodeName": "n"}, "status": {"podIPs": [{"ip": "10.0.0.1"}]}}),
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"namespace": "a", "name": "n"},
             "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}}),
-    ];
-    let want = desired(&objects, &Desired::default());
+    ]
+}
+
+#[test]
+fn a_new_pod_whose_ruleset_does_not_fit_is_closed() {
+    let want = desired(&allowed_everything(), &Desired::default());
     let limits = Limits {
         trie: 0,
         ..Limits::UNLIMITED
@@ -638,4 +664,220 @@ fn a_new_pod_whose_ruleset_does_not_fit_is_closed() {
     assert!(!passes(&image, (100, "192.0.2.1".parse().unwrap(), 80)));
     let hooks: BTreeSet<u64> = image.endpoints.keys().copied().collect();
     assert_eq!(hooks, BTreeSet::from([100]));
+}
+
+#[test]
+fn a_trie_that_is_just_full_is_not_refused() {
+    let want = desired(&allowed_everything(), &Desired::default());
+    let (key, ruleset) = want.rulesets.first_key_value().unwrap();
+    assert_eq!(ruleset.trie.v4().len(), 1);
+    for (trie, refused) in [(1, None), (0, Some(*key))] {
+        let limits = Limits {
+            trie,
+            ..Limits::UNLIMITED
+        };
+        let planned = plan(&Image::default(), &want, &limits, None);
+        let refusals: Vec<_> = planned.refused.iter().map(|r| r.ruleset).collect();
+        assert_eq!(refusals, Vec::from_iter(refused.map(Some)), "{trie}");
+    }
+}
+
+/// Nothing fits: who is isolated keeps what it has, who is to be isolated and is not yet is closed, and
+/// who is not to be stays open.
+#[test]
+fn where_a_whole_change_is_refused_only_endpoints_that_are_to_be_isolated_are_written() {
+    let addresses = || BTreeSet::from(["10.0.0.1".parse().unwrap()]);
+    let desired = |rules| DesiredEndpoint {
+        addresses: addresses(),
+        rules,
+        spoof_check: true,
+    };
+    let ruleset = EndpointRules::Ruleset(RulesetKey([7; 32]));
+    let had = |rules, ruleset, slot| endpoint(&desired(rules), ruleset, slot, 1);
+    let have = Image {
+        endpoints: BTreeMap::from([
+            (1, had(EndpointRules::Open, RULESET_DENY, 0)),
+            (2, had(EndpointRules::Open, RULESET_DENY, 1)),
+            (3, had(ruleset, 5, 2)),
+            (4, had(EndpointRules::Closed, RULESET_DENY, 3)),
+        ]),
+        ..Image::default()
+    };
+    let wants = [
+        (1, EndpointRules::Open),
+        (2, ruleset),
+        (3, ruleset),
+        (4, ruleset),
+        (5, EndpointRules::Open),
+        (6, EndpointRules::Closed),
+        (7, ruleset),
+    ];
+    let mut want = Desired::default();
+    let wants = wants.into_iter();
+    want.endpoints = wants.map(|(hook, rules)| (hook, desired(rules))).collect();
+    let overflow = Refusal {
+        ruleset: None,
+        map: "PEERS",
+        need: 2,
+        capacity: 1,
+    };
+    let planned = refuse_all(&have, &want, BTreeMap::new(), overflow.clone());
+    assert_eq!(planned.refused, [overflow]);
+    let after = applied(&have, &planned.steps);
+    let written: Vec<u64> = after
+        .endpoints
+        .iter()
+        .filter(|(hook, endpoint)| have.endpoints.get(hook) != Some(endpoint))
+        .map(|(hook, endpoint)| {
+            assert!(endpoint.isolated() && endpoint.ruleset.get() == RULESET_DENY);
+            *hook
+        })
+        .collect();
+    assert_eq!(written, [2, 6, 7]);
+    let slots: BTreeSet<u16> = after.endpoints.values().map(|e| e.slot.get()).collect();
+    assert_eq!(slots.len(), after.endpoints.len(), "a slot each");
+    assert!(
+        matches!(planned.steps.first(), Some(Step::SetConfig(config)) if config.generation.get() == 1)
+    );
+}
+
+#[test]
+fn an_endpoint_has_its_addresses_by_family_as_far_as_there_is_room() {
+    let addresses = |list: &[&str]| -> BTreeSet<IpAddr> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    let of = |list: &[&str], rules, spoof_check| {
+        let desired = DesiredEndpoint {
+            addresses: addresses(list),
+            rules,
+            spoof_check,
+        };
+        endpoint(&desired, 9, 3, 4)
+    };
+    let both = of(
+        &["10.0.0.1", "fd00::1", "fd00::2"],
+        EndpointRules::Closed,
+        true,
+    );
+    assert_eq!((both.v4_len, both.v6_len), (1, 2));
+    assert_eq!(both.v4[0], [10, 0, 0, 1]);
+    let v6 = |last| {
+        let mut bytes = [0; 16];
+        (bytes[0], bytes[15]) = (0xfd, last);
+        bytes
+    };
+    assert_eq!(both.v6[..2], [v6(1), v6(2)]);
+    let (isolated, spoof) = (ENDPOINT_ISOLATED, ENDPOINT_SPOOF_CHECK);
+    assert_eq!(both.flags.get(), isolated | spoof);
+    let open = |spoof_check| of(&[], EndpointRules::Open, spoof_check).flags.get();
+    assert_eq!((open(true), open(false)), (spoof, 0));
+    let many: Vec<String> = (1..=ENDPOINT_ADDRESSES + 1)
+        .flat_map(|i| [format!("10.0.0.{i}"), format!("fd00::{i}")])
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let full = of(&many, EndpointRules::Closed, true);
+    let room = u8::try_from(ENDPOINT_ADDRESSES).unwrap();
+    assert_eq!((full.v4_len, full.v6_len), (room, room));
+}
+
+#[test]
+fn slots_are_given_out_in_turn_and_one_that_is_taken_never() {
+    let desired = DesiredEndpoint {
+        addresses: BTreeSet::new(),
+        rules: EndpointRules::Closed,
+        spoof_check: true,
+    };
+    let mut have = Image::default();
+    for slot in [1, 3] {
+        let value = endpoint(&desired, RULESET_DENY, slot, 1);
+        have.endpoints.insert(slot.into(), value);
+    }
+    let limits = Limits {
+        endpoints: 5,
+        ..Limits::UNLIMITED
+    };
+    for (next, slots) in [
+        (0, [0, 2, 4]),
+        (2, [2, 4, 0]),
+        (3, [4, 0, 2]),
+        (4, [4, 0, 2]),
+        // As after the last one was given out, or when there were more.
+        (5, [0, 2, 4]),
+        (9, [0, 2, 4]),
+    ] {
+        have.next.slot = next;
+        assert_eq!(next_slots(&have, &limits, 9), slots, "next {next}");
+    }
+    assert_eq!(next_slots(&have, &limits, 1), [0]);
+}
+
+#[test]
+fn only_what_a_ruleset_that_stays_allowed_otherwise_is_lost() {
+    let column = |entries: &[(u32, u32)]| -> Column { entries.iter().copied().collect() };
+    let (ports, others) = (PORTS_EVERYTHING + 7, PORTS_EVERYTHING + 8);
+    let had = column(&[(1, ports), (2, PORTS_NOTHING)]);
+    let lost = |new: &[(u32, u32)], left: &[u32]| {
+        loses(&had, &column(new), &left.iter().copied().collect())
+    };
+    assert!(!lost(&[(1, ports)], &[]));
+    assert!(!lost(&[(1, ports), (2, others), (3, ports)], &[]));
+    assert!(lost(&[], &[]));
+    assert!(lost(&[(1, others)], &[]));
+    assert!(!lost(&[], &[1]));
+    assert!(lost(&[], &[2]));
+}
+
+/// What an earlier agent's rulesets say is asked where it matters, and only there.
+#[test]
+fn what_is_not_known_is_asked_of_a_pod_that_it_is_said_to() {
+    let endpoint_of = |address: &str, rules, ruleset| {
+        let desired = DesiredEndpoint {
+            addresses: BTreeSet::from([address.parse().unwrap()]),
+            rules,
+            spoof_check: true,
+        };
+        endpoint(&desired, ruleset, 0, 1)
+    };
+    let rules = EndpointRules::Ruleset(RulesetKey([7; 32]));
+    let key = |address: &str| {
+        let address = address_key(address.parse().unwrap());
+        FrontendKey::new(&address.bytes, address.family, 6, 80)
+    };
+    let placed = |ruleset| Placed {
+        key: RulesetKey([1; 32]),
+        ruleset,
+        sets: Vec::new(),
+        literal: BTreeSet::new(),
+    };
+    let want = desired(&allowed_everything(), &Desired::default());
+    let known = want.rulesets.values().next().cloned();
+    let have = Image {
+        endpoints: BTreeMap::from([
+            (1, endpoint_of("10.0.0.1", rules, 5)),
+            (2, endpoint_of("10.0.0.2", rules, 5)),
+            (3, endpoint_of("10.0.0.3", rules, 6)),
+            (4, endpoint_of("10.0.0.4", EndpointRules::Open, 7)),
+            (
+                5,
+                endpoint_of("10.0.0.5", EndpointRules::Closed, RULESET_DENY),
+            ),
+        ]),
+        rulesets: BTreeMap::from([(5, placed(None)), (6, placed(known)), (7, placed(None))]),
+        frontends: BTreeMap::from([(key("10.96.0.1"), 1)]),
+        ..Image::default()
+    };
+    let coming =
+        ["10.0.0.1", "10.96.0.1", "10.96.0.2"].map(|address| (key(address), BTreeSet::new()));
+    let mut want = Desired::default();
+    want.frontends = coming.into();
+    let asked = |destination: &str, hook| Unknown {
+        ruleset: 5,
+        destination: key(destination),
+        hook,
+    };
+    // Not of the pod itself, to which its own address is open whatever the rules say.
+    assert_eq!(
+        unknown(&have, &want),
+        [asked("10.0.0.1", 2), asked("10.96.0.2", 1)]
+    );
 }
