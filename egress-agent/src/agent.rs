@@ -54,6 +54,11 @@ const LULL: Duration = Duration::from_millis(10);
 /// published. Of a burst it is published once then.
 const UNHURRIED: Duration = Duration::from_millis(100);
 
+/// And so many times as long as publishing took the last time, so that pods that come and go elsewhere all
+/// the time do not have a large node do little else; but no longer than this.
+const REST: u32 = 200;
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Where no spare table can be made, it is tried again this often.
 const NO_ROOM: Duration = Duration::from_secs(10);
 
@@ -148,6 +153,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         pods: BTreeMap::new(),
         found: BTreeMap::new(),
         sought: None,
+        searching: false,
         hooks: BTreeMap::new(),
         unlinked: BTreeSet::new(),
         sources: Vec::new(),
@@ -163,6 +169,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> anyh
         counters,
         observations,
         publication: None,
+        publishing: Duration::ZERO,
         retry: false,
     };
     let told = source
@@ -222,6 +229,8 @@ struct Agent {
     found: BTreeMap<PodId, Found>,
     /// What the last look was for; `None` when it failed.
     sought: Option<Sought>,
+    /// [`Agent::searches`], as of the last time that pods of this node were another matter.
+    searching: bool,
     /// Interfaces that carry our programs, and whose they are.
     hooks: BTreeMap<u32, Hook>,
     /// Those of them that filters hold because links were refused.
@@ -244,6 +253,8 @@ struct Agent {
     observations: Arc<Observations>,
     /// When what was not published yet is.
     publication: Option<tokio::time::Instant>,
+    /// How long it took the last time to publish what was put off.
+    publishing: Duration,
     /// Something did not work that may work the next time.
     retry: bool,
 }
@@ -290,7 +301,8 @@ impl Agent {
             due = self
                 .retry
                 .then(|| due.unwrap_or_else(|| tokio::time::Instant::now() + RETRY));
-            changes.search(self.searches());
+            debug_assert!(!self.unseen.is_empty() || self.searching == self.searches());
+            changes.search(self.searching);
             tokio::select! {
                 change = source.next() => self.hear(change),
                 () = changes.changed(), if self.started => self.look(),

@@ -1,8 +1,15 @@
 //! Full tables: a change that does not fit is refused whole, and is seen to be.
 
+use std::ops::Range;
+use std::path::Path;
+
 use anyhow::{Result, ensure};
+use egress_agent::datapath::{Datapath, Sizes};
+use egress_common::abi::{Config, PORTS_EVERYTHING};
+use egress_core::image::Step;
 use egress_tests::harness::objects::{egress, to_blocks};
 use egress_tests::harness::{OUTSIDE, PodSpec, Probe, World, on_world, until};
+use egress_tests::parity::kernel;
 use serde_json::{Value, json};
 
 const PORT: u16 = 8080;
@@ -81,4 +88,52 @@ fn a_change_that_does_not_fit_is_refused_whole() {
         ensure!(!refused(world)?, "the problem stays");
         Ok(())
     });
+}
+
+/// Many writes of one table are one call, and the agent knows of each how that went: when one is not there to be
+/// deleted, and when the table is full in the middle.
+#[test]
+#[ignore = "needs root: network namespaces and BPF"]
+fn what_is_written_by_one_call_is_known_as_far_as_it_got() -> Result<()> {
+    const ROOM: u32 = 64;
+    let set = |class| Step::SetClass {
+        class,
+        ruleset: 9,
+        ports: PORTS_EVERYTHING,
+    };
+    let unset = |class| Step::UnsetClass { class, ruleset: 9 };
+    kernel::in_own_namespaces(|_| {
+        let sizes = Sizes {
+            maps: vec![("RULESET_CLASSES", ROOM)],
+            ..Sizes::default()
+        };
+        let mut datapath = Datapath::open(Path::new("/sys/fs/bpf/classes"), &sizes)?;
+        let mut expect = |steps: &[Step], done: Option<usize>, classes: Range<u32>| -> Result<()> {
+            let failed = datapath.apply(steps).err().map(|error| error.done);
+            ensure!(failed == done, "failed at {failed:?}, not at {done:?}");
+            let drift = datapath.drift()?;
+            ensure!(drift.is_empty(), "{drift:?}");
+            let there = datapath.image().classes.keys().copied();
+            ensure!(there.eq(classes), "{:?}", datapath.image().classes);
+            Ok(())
+        };
+        let all: Vec<Step> = (0..40).map(set).collect();
+        expect(&all, None, 0..40)?;
+        // Again, and the same by few.
+        expect(&all, None, 0..40)?;
+        expect(&[set(40), set(41)], None, 0..42)?;
+        let from_the_middle: Vec<Step> = (20..60).map(unset).collect();
+        expect(&from_the_middle, None, 0..20)?;
+        let too_many: Vec<Step> = (0..100).map(set).collect();
+        expect(&too_many, Some(64), 0..ROOM)?;
+        // In between others.
+        let config = Step::SetConfig(Config::default());
+        let rest = (10..ROOM).map(unset);
+        let mixed: Vec<Step> = [set(0), config.clone()]
+            .into_iter()
+            .chain(rest)
+            .chain([config, set(10)])
+            .collect();
+        expect(&mixed, None, 0..11)
+    })
 }

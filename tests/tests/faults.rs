@@ -175,7 +175,7 @@ fn a_write_that_is_refused_is_reported_and_made_up_for() {
                 met += 1;
                 // A refused batch is written one by one, which is no failure. What is only made ready for
                 // later is written by a thread, and told of when somebody asks how far it is.
-                if call.kind != Kind::MapUpdateBatch {
+                if !matches!(call.kind, Kind::MapUpdateBatch | Kind::MapDeleteBatch) {
                     until(
                         &format!("the log tells of {call}, refused with {errno}"),
                         || {

@@ -300,6 +300,13 @@ impl Image {
         }
     }
 
+    /// Whether the content of every ruleset is known.
+    pub fn knows_its_rulesets(&self) -> bool {
+        self.rulesets
+            .values()
+            .all(|placed| placed.ruleset.is_some())
+    }
+
     /// Notes what the tables answered to [`crate::plan::unknown`]: rulesets and what they allow as an ordinary
     /// destination. Earlier answers are forgotten.
     pub fn note(&mut self, literal: impl IntoIterator<Item = (u32, FrontendKey)>) {

@@ -1098,11 +1098,7 @@ impl<'a> Draft<'a> {
                 after.apply(step);
             }
         }
-        if after
-            .rulesets
-            .values()
-            .any(|placed| placed.ruleset.is_none())
-        {
+        if !after.knows_its_rulesets() {
             // One whose content is not known may refer to any of them.
             return;
         }

@@ -38,9 +38,7 @@ impl Agent {
     /// Namespaces or interfaces may have changed: looks, and reconciles if they have.
     pub(super) fn look(&mut self) {
         let seen = Instant::now();
-        let before = self.found.clone();
-        self.scan(Asking::InTurn);
-        if self.found != before || !self.datapath.has_pins() {
+        if self.scan(Asking::InTurn) || !self.datapath.has_pins() {
             self.program(seen, Links::Any);
         }
     }
@@ -52,7 +50,7 @@ impl Agent {
             self.publish();
             return;
         }
-        self.scan(Asking::OnlyNew);
+        let _changed: bool = self.scan(Asking::OnlyNew);
         self.program(seen, Links::Any);
     }
 
@@ -155,8 +153,8 @@ impl Agent {
             .any(|pod| self.is_lost(pod))
     }
 
-    /// Looks for the pods' interfaces.
-    fn scan(&mut self, asking: Asking) {
+    /// Looks for the pods' interfaces. Says whether anything is other than at the last look.
+    fn scan(&mut self, asking: Asking) -> bool {
         let sought = self.wanted();
         self.sought = None;
         let discovery = &mut self.discovery;
@@ -166,7 +164,7 @@ impl Agent {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "looking for interfaces failed; what was known stays");
-                return;
+                return false;
             }
         };
         for (pod, now) in &mut found {
@@ -180,8 +178,10 @@ impl Agent {
                 now.addresses.clone_from(&known.addresses);
             }
         }
-        self.found = found;
         self.sought = Some(sought);
+        let changed = self.found != found;
+        self.found = found;
+        changed
     }
 
     /// Attaches, compiles, plans and applies; publishes the outcome.
@@ -207,6 +207,7 @@ impl Agent {
         }
         self.retry |= !failures.is_empty();
         self.failures = failures;
+        self.searching = self.searches();
         self.answer_plugins();
         self.publish();
     }

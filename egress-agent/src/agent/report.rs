@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use egress_common::abi::{ENDPOINT_ISOLATED, Endpoint, RULESET_DENY};
 use egress_core::compile::EndpointRules;
@@ -9,7 +10,7 @@ use egress_core::object::{Phase, Pod as CorePod, Problem as CoreProblem};
 use egress_core::workload;
 
 use super::reconcile::{display, names};
-use super::{Agent, UNHURRIED};
+use super::{Agent, PATIENCE, REST, UNHURRIED};
 use crate::attribution::{Attribution, Owner};
 use crate::pods::PodId;
 use crate::status::{
@@ -19,7 +20,8 @@ use crate::status::{
 impl Agent {
     /// Publishes what nobody waits for: with what follows within a moment.
     pub(super) fn publish_soon(&mut self) {
-        let due = tokio::time::Instant::now() + UNHURRIED;
+        let span = (self.publishing * REST).clamp(UNHURRIED, PATIENCE);
+        let due = tokio::time::Instant::now() + span;
         self.publication.get_or_insert(due);
     }
 
@@ -39,14 +41,16 @@ impl Agent {
     /// Publishes what [`Self::publish_soon`] put off. What it is put off for changes nothing of this node's
     /// pods, unless something of them was or is missing.
     pub(super) fn publish_put_off(&mut self) {
+        let begun = Instant::now();
         let last = Arc::clone(&self.status.borrow());
-        if !last.ready || !self.refused.is_empty() {
+        if last.ready && self.refused.is_empty() {
+            debug_assert_eq!(*last.pods, *self.local_pods());
+            debug_assert_eq!(**self.attribution.borrow(), self.attribute());
+            self.publish_status(Arc::clone(&last.pods), self.policies());
+        } else {
             self.publish();
-            return;
         }
-        debug_assert_eq!(*last.pods, *self.local_pods());
-        debug_assert_eq!(**self.attribution.borrow(), self.attribute());
-        self.publish_status(Arc::clone(&last.pods), self.policies());
+        self.publishing = begun.elapsed();
     }
 
     fn publish_status(&mut self, pods: Arc<Vec<Pod>>, policies: Vec<Policy>) {

@@ -59,7 +59,7 @@ pub(super) fn create_map(
 
 /// `BPF_MAP_UPDATE_BATCH` (5.6, of tries 5.16): all keys in one call. `keys` and `values` hold
 /// `count` entries each. Returns how many were written before an error.
-fn update_batch(
+pub(super) fn update_batch(
     map: impl AsFd,
     keys: &[u8],
     values: &[u8],
@@ -81,6 +81,18 @@ fn update_batch(
             Err((written.min(count), error))
         }
     }
+}
+
+/// `BPF_MAP_DELETE_BATCH` (5.6): all keys in one call, up to the first that is not there.
+pub(super) fn delete_batch(map: impl AsFd, keys: &[u8], count: u32) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: `batch` is the member of the union that BPF_MAP_DELETE_BATCH reads, and any bytes are a value of
+    // it.
+    let batch = unsafe { &mut attr.batch };
+    batch.keys = address(keys);
+    batch.count = count;
+    batch.map_fd = fd(map.as_fd());
+    call(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr).map(drop)
 }
 
 /// Writes entries in order: by one call where the kernel takes them so, else one by one. With the

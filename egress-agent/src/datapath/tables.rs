@@ -2,6 +2,7 @@
 //! [`egress_common::abi`]'s types.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::AsFd as _;
 
 use aya::Ebpf;
@@ -177,6 +178,28 @@ impl<const K: usize, const V: usize> Hash<K, V> {
         self.map
             .insert(raw::<K>(key), raw::<V>(value), 0)
             .map_err(|e| failed(self.name, "update", e))
+    }
+
+    /// Writes entries by one call. After an error some may be written.
+    pub(super) fn set_all<A: IntoBytes + Immutable, B: IntoBytes + Immutable>(
+        &mut self,
+        entries: &[(A, B)],
+    ) -> io::Result<()> {
+        let keys: Vec<u8> = entries.iter().flat_map(|(key, _)| raw::<K>(key)).collect();
+        let values: Vec<u8> = entries
+            .iter()
+            .flat_map(|(_, value)| raw::<V>(value))
+            .collect();
+        let count = u32::try_from(entries.len()).map_err(io::Error::other)?;
+        let map = IterableMap::map(&self.map).fd();
+        sys::update_batch(map.as_fd(), &keys, &values, count).map_err(|(_, error)| error)
+    }
+
+    /// Deletes entries by one call. After an error some may be gone.
+    pub(super) fn remove_all<A: IntoBytes + Immutable>(&mut self, keys: &[A]) -> io::Result<()> {
+        let bytes: Vec<u8> = keys.iter().flat_map(raw::<K>).collect();
+        let count = u32::try_from(keys.len()).map_err(io::Error::other)?;
+        sys::delete_batch(IterableMap::map(&self.map).fd().as_fd(), &bytes, count)
     }
 
     /// Whether there is an entry.

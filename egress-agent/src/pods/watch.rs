@@ -93,7 +93,6 @@ impl Changes {
     ///
     /// May be dropped and called anew without losing a change.
     pub async fn changed(&mut self) {
-        self.watch_folders();
         if self.due.is_none() {
             tokio::select! {
                 () = readable(self.names.as_ref()) => {}
@@ -110,12 +109,13 @@ impl Changes {
         drain(&mut self.names);
         drain(&mut self.links);
         drain(&mut self.ways);
+        self.watch_folders();
         self.due = None;
         self.looked = Instant::now();
     }
 
-    /// `ip netns` makes its folder when it is first used, and anybody may remove it.
-    /// Watching what is watched changes nothing.
+    /// `ip netns` makes its folder when it is first used, and anybody may remove it: before each look, which
+    /// sees what was there before. Watching what is watched changes nothing.
     fn watch_folders(&self) {
         let Some(names) = &self.names else { return };
         let what = inotify::WatchFlags::CREATE

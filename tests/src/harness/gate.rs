@@ -28,7 +28,7 @@ use rustix::net::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Commands of `bpf(2)`, by their numbers in linux/bpf.h.
-const COMMANDS: [(u32, Kind); 12] = [
+const COMMANDS: [(u32, Kind); 13] = [
     (0, Kind::MapCreate),
     (2, Kind::MapUpdate),
     (3, Kind::MapDelete),
@@ -38,6 +38,7 @@ const COMMANDS: [(u32, Kind); 12] = [
     (9, Kind::ProgramDetach),
     (18, Kind::TypesLoad),
     (26, Kind::MapUpdateBatch),
+    (27, Kind::MapDeleteBatch),
     (28, Kind::LinkCreate),
     (29, Kind::LinkUpdate),
     (34, Kind::LinkDetach),
@@ -67,6 +68,8 @@ pub enum Kind {
     TypesLoad,
     /// `BPF_MAP_UPDATE_BATCH`
     MapUpdateBatch,
+    /// `BPF_MAP_DELETE_BATCH`
+    MapDeleteBatch,
     /// `BPF_LINK_CREATE`
     LinkCreate,
     /// `BPF_LINK_UPDATE`
@@ -91,7 +94,11 @@ impl Call {
     pub fn is_write(&self) -> bool {
         matches!(
             self.kind,
-            Kind::MapCreate | Kind::MapUpdate | Kind::MapUpdateBatch | Kind::MapDelete
+            Kind::MapCreate
+                | Kind::MapUpdate
+                | Kind::MapUpdateBatch
+                | Kind::MapDelete
+                | Kind::MapDeleteBatch
         )
     }
 }
@@ -322,7 +329,7 @@ fn call(asked: &libc::seccomp_notif, names: &mut BTreeMap<u32, String>) -> Resul
     // Where `union bpf_attr` has the map's descriptor.
     let at = match kind {
         Kind::MapUpdate | Kind::MapDelete => Some(0),
-        Kind::MapUpdateBatch => Some(36),
+        Kind::MapUpdateBatch | Kind::MapDeleteBatch => Some(36),
         Kind::MapCreate => {
             let name = read::<16>(asked.pid, attr + 28)?;
             let name: Vec<u8> = name.into_iter().take_while(|byte| *byte != 0).collect();

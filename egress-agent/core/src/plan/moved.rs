@@ -28,11 +28,11 @@ pub(super) fn plan(
     let Addresses::Only(moved) = &want.moved else {
         return None;
     };
-    let placed = have.rulesets.iter();
     // To which sets a ruleset of unknown content refers is unknown, too.
-    if !want.only_moved || placed.clone().any(|(_, placed)| placed.ruleset.is_none()) {
+    if !want.only_moved || !have.knows_its_rulesets() {
         return None;
     }
+    let placed = have.rulesets.iter();
     let slots: BTreeMap<RulesetKey, u32> =
         placed.map(|(slot, placed)| (placed.key, *slot)).collect();
     let Moved { groups, resting } = Moved::of(have, want, moved);
