@@ -561,6 +561,8 @@ fn what_does_not_fit_is_refused_whole_and_never_opens() {
                 + 1,
             rulesets: u32::try_from(have.rulesets.len()).unwrap() + 2,
             peers: have.peers.len() + 1,
+            frontends: have.frontends.len() + 1,
+            frontend_rulesets: said_of_frontends(&have) + 2,
             ..Limits::UNLIMITED
         };
         for turn in 0..4 {
@@ -592,6 +594,12 @@ fn what_does_not_fit_is_refused_whole_and_never_opens() {
                         usize::try_from(limits.rulesets).unwrap(),
                     ),
                     ("peers", now.peers.len(), limits.peers),
+                    ("frontends", now.frontends.len(), limits.frontends),
+                    (
+                        "frontend_rulesets",
+                        said_of_frontends(&now),
+                        limits.frontend_rulesets,
+                    ),
                 ];
                 for (map, used, capacity) in full {
                     let used: usize = used;
@@ -638,6 +646,182 @@ fn what_does_not_fit_is_refused_whole_and_never_opens() {
         refusals > 100 && closed > 100,
         "too tame: {refusals} refusals, {closed} packets closed by them"
     );
+}
+
+fn said_of_frontends(image: &Image) -> usize {
+    image.frontend_rulesets.values().map(BTreeSet::len).sum()
+}
+
+/// What a plan needs is what its steps use at the most, no more and no less; and where a table is full by what
+/// a new ruleset says, that ruleset alone is refused.
+#[test]
+fn what_just_fits_is_not_refused_and_what_just_does_not_is() {
+    let mut named: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    for seed in 0..300_u64 {
+        let mut random = Random(seed ^ 0xf00d);
+        let first = cluster(&mut random, None);
+        let want = desired(&first, &Desired::default());
+        let have = fresh(&want);
+        let want = desired(&cluster(&mut random, Some(&first)), &want);
+        let steps = plan(&have, &want, &Limits::UNLIMITED, None).steps;
+        let used = |image: &Image| {
+            let classes: usize = image.classes.values().map(BTreeMap::len).sum();
+            let ports: usize = image.ports.values().map(|set| set.entries(0).len()).sum();
+            [
+                classes,
+                ports,
+                said_of_frontends(image),
+                image.frontends.len(),
+            ]
+        };
+        let had = used(&have);
+        let mut most = had;
+        let mut now = have.clone();
+        for step in &steps {
+            now.apply(step);
+            for (most, used) in most.iter_mut().zip(used(&now)) {
+                *most = used.max(*most);
+            }
+        }
+        let [classes, ports, said, frontends] = most;
+        // Some leave before others arrive, but that is not counted on.
+        let arrive = steps.iter().filter_map(|step| match step {
+            Step::SetPeer { address, .. } if !have.peers.contains_key(address) => Some(*address),
+            _ => None,
+        });
+        let arrive = arrive.collect::<BTreeSet<Address>>().len();
+        let whole = Limits {
+            classes,
+            ports,
+            frontends,
+            frontend_rulesets: said,
+            peers: have.peers.len() + arrive,
+            ..Limits::UNLIMITED
+        };
+        assert_eq!(plan(&have, &want, &whole, None).steps, steps, "seed {seed}");
+        let less = |limit: usize, had: usize| (limit > had).then(|| limit - 1);
+        let tight = [
+            less(classes, had[0]).map(|classes| ("RULESET_CLASSES", Limits { classes, ..whole })),
+            less(ports, had[1]).map(|ports| ("PORTS", Limits { ports, ..whole })),
+            less(said, had[2]).map(|frontend_rulesets| {
+                let limits = Limits {
+                    frontend_rulesets,
+                    ..whole
+                };
+                ("RULESET_FRONTENDS", limits)
+            }),
+            less(frontends, had[3]).map(|frontends| ("FRONTENDS", Limits { frontends, ..whole })),
+            less(whole.peers, have.peers.len()).map(|peers| ("PEERS", Limits { peers, ..whole })),
+        ];
+        for (map, limits) in tight.into_iter().flatten() {
+            let refused = plan(&have, &want, &limits, None).refused;
+            let first = refused.iter().find(|refusal| refusal.map == map);
+            let first = first.unwrap_or_else(|| panic!("seed {seed}: {map} is not refused"));
+            *named.entry((map, first.ruleset.is_some())).or_default() += 1;
+        }
+    }
+    let count = |map, by_ruleset| named.get(&(map, by_ruleset)).copied().unwrap_or_default();
+    // Few rules have ports that need an entry.
+    let by_ruleset = [
+        ("RULESET_CLASSES", 50),
+        ("RULESET_FRONTENDS", 50),
+        ("PORTS", 3),
+    ];
+    assert!(
+        by_ruleset
+            .into_iter()
+            .all(|(map, least)| count(map, true) > least)
+            && ["FRONTENDS", "PEERS"]
+                .iter()
+                .all(|map| count(map, false) > 20 && count(map, true) == 0),
+        "too tame: {named:?}"
+    );
+}
+
+#[test]
+fn where_slots_of_endpoints_run_out_the_whole_change_is_refused() {
+    let mut random = Random(7);
+    let want = loop {
+        let want = desired(&cluster(&mut random, None), &Desired::default());
+        if want.endpoints.len() >= 3 && !want.rulesets.is_empty() {
+            break want;
+        }
+    };
+    let pods = u16::try_from(want.endpoints.len()).unwrap();
+    for (endpoints, refused) in [
+        (pods, None),
+        (pods - 1, Some(("ENDPOINTS", want.endpoints.len()))),
+    ] {
+        let limits = Limits {
+            endpoints,
+            ..Limits::UNLIMITED
+        };
+        let planned = plan(&Image::default(), &want, &limits, None).refused;
+        let planned: Vec<_> = planned.iter().map(|r| (r.map, r.need)).collect();
+        assert_eq!(planned, Vec::from_iter(refused));
+    }
+}
+
+/// What stays as it is is not written again: not a ruleset that a pod leaves, not the classes of addresses of which
+/// a new one says something.
+#[test]
+fn what_others_say_stays_where_a_pod_gets_a_ruleset_of_its_own() {
+    let pod = |name: &str, ip: &str, label: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "a", "name": name, "labels": {"colour": label}},
+            "spec": {"nodeName": "n"}, "status": {"podIPs": [{"ip": ip}]}})
+    };
+    let policy = |name: &str, colour: &str, peer: &str| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+            "metadata": {"namespace": "a", "name": name},
+            "spec": {"podSelector": {"matchLabels": {"colour": colour}}, "policyTypes": ["Egress"],
+                "egress": [{"to": [{"podSelector": {"matchLabels": {"colour": peer}}}],
+                    "ports": [{"port": 80}]}]}})
+    };
+    let mut objects = vec![
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}),
+        pod("p0", "10.0.0.1", "red"),
+        pod("p1", "10.0.0.2", "red"),
+        pod("p2", "10.0.0.3", "blue"),
+        pod("p3", "10.0.0.4", "green"),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "a", "name": "s"},
+            "spec": {"clusterIP": "10.96.0.1", "selector": {"colour": "blue"}, "ports": [{"port": 80}]}}),
+        policy("n0", "red", "blue"),
+    ];
+    let before = desired(&objects, &Desired::default());
+    let have = fresh(&before);
+    // One of the two gets another colour, for which there is a policy of its own.
+    objects[2] = pod("p1", "10.0.0.2", "white");
+    objects.push(policy("n1", "white", "green"));
+    let want = desired(&objects, &before);
+    let steps = plan(&have, &want, &Limits::UNLIMITED, None).steps;
+    let kept: Vec<_> = before
+        .rulesets
+        .keys()
+        .filter(|key| want.rulesets.contains_key(*key))
+        .collect();
+    assert_eq!(
+        (kept.len(), want.rulesets.len()),
+        (1, 2),
+        "one stays, one comes"
+    );
+    let built = steps
+        .iter()
+        .filter(|step| matches!(step, Step::BuildRuleset { .. }))
+        .count();
+    assert_eq!(built, 1, "{steps:#?}");
+    let moved: Vec<_> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::SetPeer { address, .. } | Step::RemovePeer { address } => Some(ip(address)),
+            _ => None,
+        })
+        .collect();
+    // The peer of the new one, of which nothing was said before.
+    assert_eq!(moved, ["10.0.0.4".parse::<IpAddr>().unwrap()]);
+    let said =
+        |step: &&Step| matches!(step, Step::SetFrontend { .. } | Step::RemoveFrontend { .. });
+    assert_eq!(steps.iter().filter(said).count(), 0, "{steps:#?}");
 }
 
 /// A pod of node `n` that may send anything, by a policy.
