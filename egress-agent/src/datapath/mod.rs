@@ -238,7 +238,9 @@ impl Datapath {
                 match self.carry_out_together(rest) {
                     Ok(run) => {
                         let (done, after) = rest.split_at(run);
-                        done.iter().for_each(|step| self.image.apply(step));
+                        for step in done {
+                            self.image.apply(step);
+                        }
                         rest = after;
                     }
                     Err(run) => singly = run,
@@ -592,17 +594,22 @@ impl Datapath {
     fn carry_out_together(&mut self, steps: &[Step]) -> Result<usize, usize> {
         /// A call for one entry is simpler, and for a few as fast.
         const FEW: usize = 16;
-        let set = steps.iter().map_while(|step| match step {
-            Step::SetClass {
+        let set = steps.iter().map_while(|step| {
+            let Step::SetClass {
                 class,
                 ruleset,
                 ports,
-            } => Some((class_key(*ruleset, *class), U32::new(*ports))),
-            _ => None,
+            } = step
+            else {
+                return None;
+            };
+            Some((class_key(*ruleset, *class), U32::new(*ports)))
         });
-        let unset = steps.iter().map_while(|step| match step {
-            Step::UnsetClass { class, ruleset } => Some(class_key(*ruleset, *class)),
-            _ => None,
+        let unset = steps.iter().map_while(|step| {
+            let Step::UnsetClass { class, ruleset } = step else {
+                return None;
+            };
+            Some(class_key(*ruleset, *class))
         });
         let (set, unset): (Vec<_>, Vec<_>) = (set.collect(), unset.collect());
         let run = set.len().max(unset.len());

@@ -652,6 +652,14 @@ fn said_of_frontends(image: &Image) -> usize {
     image.frontend_rulesets.values().map(BTreeSet::len).sum()
 }
 
+/// The address that a step has enter a class.
+fn entered(step: &Step) -> Option<Address> {
+    let Step::SetPeer { address, class: _ } = step else {
+        return None;
+    };
+    Some(*address)
+}
+
 /// What a plan needs is what its steps use at the most, no more and no less; and where a table is full by what
 /// a new ruleset says, that ruleset alone is refused.
 #[test]
@@ -685,11 +693,12 @@ fn what_just_fits_is_not_refused_and_what_just_does_not_is() {
         }
         let [classes, ports, said, frontends] = most;
         // Some leave before others arrive, but that is not counted on.
-        let arrive = steps.iter().filter_map(|step| match step {
-            Step::SetPeer { address, .. } if !have.peers.contains_key(address) => Some(*address),
-            _ => None,
-        });
-        let arrive = arrive.collect::<BTreeSet<Address>>().len();
+        let arrive: BTreeSet<Address> = steps
+            .iter()
+            .filter_map(entered)
+            .filter(|address| !have.peers.contains_key(address))
+            .collect();
+        let arrive = arrive.len();
         let whole = Limits {
             classes,
             ports,
@@ -810,15 +819,11 @@ fn what_others_say_stays_where_a_pod_gets_a_ruleset_of_its_own() {
         .filter(|step| matches!(step, Step::BuildRuleset { .. }))
         .count();
     assert_eq!(built, 1, "{steps:#?}");
-    let moved: Vec<_> = steps
-        .iter()
-        .filter_map(|step| match step {
-            Step::SetPeer { address, .. } | Step::RemovePeer { address } => Some(ip(address)),
-            _ => None,
-        })
-        .collect();
+    let moved: Vec<_> = steps.iter().filter_map(entered).collect();
+    let left = |step: &&Step| matches!(step, Step::RemovePeer { .. });
+    assert_eq!(steps.iter().filter(left).count(), 0, "{steps:#?}");
     // The peer of the new one, of which nothing was said before.
-    assert_eq!(moved, ["10.0.0.4".parse::<IpAddr>().unwrap()]);
+    assert_eq!(moved, [address_key("10.0.0.4".parse().unwrap())]);
     let said =
         |step: &&Step| matches!(step, Step::SetFrontend { .. } | Step::RemoveFrontend { .. });
     assert_eq!(steps.iter().filter(said).count(), 0, "{steps:#?}");
