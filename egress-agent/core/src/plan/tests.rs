@@ -329,6 +329,49 @@ fn adopted(tables: &Image, want: &Desired, answered: &mut usize) -> Image {
     image
 }
 
+/// A restart finds everything as it is wanted: nothing is written. Where a port set is missing, what refers to it is
+/// built again.
+#[test]
+fn what_an_earlier_agent_built_is_known_by_its_key() {
+    let (mut with_nothing, mut lost) = (0, 0);
+    for seed in 0..100 {
+        let want = desired(&cluster(&mut Random(seed), None), &Desired::default());
+        let have = fresh(&want);
+        let mut image = have.clone();
+        for placed in image.rulesets.values_mut() {
+            placed.ruleset = None;
+            placed.sets.clear();
+        }
+        let mut torn = image.clone();
+        image.recognise(&want.rulesets);
+        assert_eq!(image, have, "seed {seed}");
+        assert_eq!(
+            plan(&image, &want, &Limits::UNLIMITED, None).steps,
+            [],
+            "seed {seed}"
+        );
+        let sets = || {
+            have.rulesets
+                .values()
+                .flat_map(|placed| &placed.sets)
+                .copied()
+        };
+        with_nothing += usize::from(sets().any(|id| id == PORTS_NOTHING));
+        if let Some(id) = sets().find(|id| have.ports.contains_key(id)) {
+            torn.ports.remove(&id);
+            torn.recognise(&want.rulesets);
+            let steps = plan(&torn, &want, &Limits::UNLIMITED, None).steps;
+            let built = |step: &Step| matches!(step, Step::BuildRuleset { .. });
+            assert!(steps.iter().any(built), "seed {seed}: {steps:#?}");
+            lost += 1;
+        }
+    }
+    assert!(
+        with_nothing > 5 && lost > 5,
+        "too tame: {with_nothing} with prefixes that allow nothing, {lost} without a port set"
+    );
+}
+
 /// An agent is killed after any step, or a table is full in the middle of a plan, and meanwhile pods come
 /// and go: what the next plan finds is neither the old state nor the new one. From there too every packet
 /// sees what it saw, or the newest policy, and nothing of the plan that was cut is left behind.
