@@ -616,6 +616,15 @@ impl FrontendKey {
         let [first, second, third, fourth] = address;
         transmute!([first, second, third, fourth, tail])
     }
+
+    /// Its address, as a destination that is no frontend has it.
+    pub const fn destination(&self) -> Address {
+        Address {
+            family: self.family,
+            reserved: [0; 3],
+            bytes: self.address,
+        }
+    }
 }
 
 impl Endpoint {

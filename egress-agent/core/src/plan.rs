@@ -102,9 +102,9 @@ pub struct Refusal {
     pub capacity: usize,
 }
 
-/// Plans. `have` is what the tables say now, with the answers to what is [`unknown`]. Where every step of the last plan was taken, `homes` is what
-/// that plan says, and `want` was compiled of what the last plan wanted, so that only the addresses that
-/// moved since need to be looked at.
+/// Plans. `have` is what the tables say now, with the answers to what is [`unknown`]. Where every step of the
+/// last plan was taken, `homes` is what that plan says, and `want` was compiled of what the last plan wanted,
+/// so that only the addresses that moved since need to be looked at.
 pub fn plan(have: &Image, want: &Desired, limits: &Limits, homes: Option<&Homes>) -> Plan {
     match homes.and_then(|homes| moved::plan(have, want, limits, homes)) {
         Some(plan) => {
@@ -1371,7 +1371,7 @@ fn everybody<'a>(
 
 /// The verdict on a frontend's address and port as an ordinary destination, by content.
 fn literal(want: &Desired, ruleset: &RulesetKey, key: &FrontendKey) -> bool {
-    let destination = ip(&frontend_address(key));
+    let destination = ip(&key.destination());
     let port = key.port.get();
     let by_class = want
         .peers
@@ -1394,7 +1394,7 @@ fn literal_now(have: &Image, slot: u32, key: &FrontendKey) -> bool {
     if placed.is_some_and(|placed| placed.literal.contains(key)) {
         return true;
     }
-    let destination = frontend_address(key);
+    let destination = key.destination();
     let by_class = have
         .peer(&destination)
         .and_then(|class| have.class_ports(slot, class));
@@ -1403,14 +1403,6 @@ fn literal_now(have: &Image, slot: u32, key: &FrontendKey) -> bool {
         .chain(have.cidr_ports(slot, &destination))
         .filter_map(|ports| have.port_set(ports))
         .any(|set| set.contains(key.protocol, key.port.get()))
-}
-
-fn frontend_address(key: &FrontendKey) -> Address {
-    Address {
-        family: key.family,
-        reserved: [0; 3],
-        bytes: key.address,
-    }
 }
 
 #[cfg(test)]

@@ -94,12 +94,16 @@ pub fn frontends(store: &Store, node: &str) -> Vec<Frontend> {
         .collect();
     let mut found = BTreeMap::new();
     for service in store.services() {
-        let endpoints = endpoints(store, service);
         let versions = service.versions().iter();
         let declaring = versions.filter(|version| !version.headless && !version.external_name);
-        for (version, port) in
-            declaring.flat_map(|version| version.ports.iter().map(move |port| (version, port)))
-        {
+        let mut declared = declaring
+            .flat_map(|version| version.ports.iter().map(move |port| (version, port)))
+            .peekable();
+        if declared.peek().is_none() {
+            continue;
+        }
+        let endpoints = endpoints(store, service);
+        for (version, port) in declared {
             // A node port stands on every node, with the same backends.
             let mut known = BTreeMap::new();
             for (address, number, reach) in fronts(version, port, &nodes) {

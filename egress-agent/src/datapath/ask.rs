@@ -1,8 +1,11 @@
 //! What the live tables say of a new flow, and which flows are open.
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use egress_common::abi::{Flow, FlowKey};
+use egress_common::abi::{Flow, FlowKey, FrontendKey};
+use egress_common::event::Reason;
 use egress_common::hook::{Question, Reply};
+use egress_core::plan::Unknown;
+use zerocopy::network_endian::U64;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::Datapath;
@@ -42,6 +45,35 @@ impl Datapath {
             .get(reply_at..)
             .and_then(|bytes| Reply::read_from_bytes(bytes).ok())
             .ok_or_else(|| failed(PROGRAM, "run", "no reply"))
+    }
+
+    /// What of this the tables allow. What they do not tell is closed until its pods have left the ruleset.
+    pub(super) fn allowed(&mut self, unknown: &[Unknown]) -> Vec<(u32, FrontendKey)> {
+        let mut allowed = Vec::new();
+        for one in unknown {
+            let question = Question {
+                hook: U64::new(one.hook),
+                destination: one.destination.destination(),
+                protocol: one.destination.protocol,
+                reserved: 0,
+                port: one.destination.port,
+            };
+            match self.ask(&question) {
+                Ok(reply) if reply.reason == Reason::Allowed.number() => {
+                    allowed.push((one.ruleset, one.destination));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        %error,
+                        source = %error.source,
+                        "not known what an earlier agent's rulesets allow"
+                    );
+                    break;
+                }
+            }
+        }
+        allowed
     }
 
     /// Visits every flow that a pod has opened.

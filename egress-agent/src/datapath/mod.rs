@@ -19,13 +19,12 @@ use egress_common::abi::{
 };
 use egress_common::event::Reason;
 use egress_common::flows::WAYS_V4;
-use egress_common::hook::Question;
 use egress_core::compile::Desired;
 use egress_core::image::{Image, Placed, Step};
-use egress_core::plan::{self, Homes, Limits, Plan, Unknown};
+use egress_core::plan::{self, Homes, Limits, Plan};
 use egress_core::ports::PortSet;
 use egress_core::ruleset::RulesetKey;
-use zerocopy::network_endian::{U32, U64};
+use zerocopy::network_endian::U32;
 
 pub use self::bpffs::PinRoot;
 pub use self::error::{ApplyError, AttachError, SetupError, TableError};
@@ -230,40 +229,7 @@ impl Datapath {
     /// Carries out steps in order. After an error the tables are as [`Datapath::image`] says: the
     /// steps before it are done, it and the rest are not.
     pub fn apply(&mut self, steps: &[Step]) -> Result<(), ApplyError> {
-        let mut rest = steps;
-        // Steps that no call does together.
-        let mut singly = 0_usize;
-        let result = loop {
-            if singly == 0 {
-                match self.carry_out_together(rest) {
-                    Ok(run) => {
-                        let (done, after) = rest.split_at(run);
-                        for step in done {
-                            self.image.apply(step);
-                        }
-                        rest = after;
-                    }
-                    Err(run) => singly = run,
-                }
-            }
-            let Some((step, after)) = rest.split_first() else {
-                break Ok(());
-            };
-            if singly == 0 {
-                continue;
-            }
-            singly -= 1;
-            if let Err(source) = self.carry_out(step, after) {
-                break Err(ApplyError {
-                    done: steps.len() - rest.len(),
-                    total: steps.len(),
-                    step: describe(step),
-                    source,
-                });
-            }
-            self.image.apply(step);
-            rest = after;
-        };
+        let result = self.carry_out_all(steps);
         self.unfinished |= result.is_err();
         self.publish_fills();
         result
@@ -285,54 +251,10 @@ impl Datapath {
         }
         if !self.image.knows_its_rulesets() {
             self.image.recognise(&want.rulesets);
-            let literal = self.literal(&plan::unknown(&self.image, want));
+            let literal = self.allowed(&plan::unknown(&self.image, want));
             self.image.note(literal);
         }
         Ok(plan::plan(&self.image, want, &self.limits, homes))
-    }
-
-    /// What of this the tables allow. What they do not tell is closed until its pods have left the ruleset.
-    fn literal(&mut self, unknown: &[Unknown]) -> Vec<(u32, FrontendKey)> {
-        let mut allowed = Vec::new();
-        for Unknown {
-            ruleset,
-            destination,
-            hook,
-        } in unknown
-        {
-            let FrontendKey {
-                address,
-                family,
-                protocol,
-                port,
-            } = *destination;
-            let question = Question {
-                hook: U64::new(*hook),
-                destination: Address {
-                    family,
-                    reserved: [0; 3],
-                    bytes: address,
-                },
-                protocol,
-                reserved: 0,
-                port,
-            };
-            match self.ask(&question) {
-                Ok(reply) if reply.reason == Reason::Allowed.number() => {
-                    allowed.push((*ruleset, *destination));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(
-                        %error,
-                        source = %error.source,
-                        "not known what an earlier agent's rulesets allow"
-                    );
-                    break;
-                }
-            }
-        }
-        allowed
     }
 
     /// Has room made for the next rulesets and endpoints, and what was left taken away, by a thread: it
@@ -586,6 +508,30 @@ impl Datapath {
         let drops = slot_drops(&counters, slot)?;
         counters.clear(slot)?;
         Ok(drops)
+    }
+
+    fn carry_out_all(&mut self, steps: &[Step]) -> Result<(), ApplyError> {
+        let mut rest = steps;
+        while !rest.is_empty() {
+            let together = self.carry_out_together(rest);
+            let (Ok(run) | Err(run)) = together;
+            for _ in 0..run {
+                let Some((step, after)) = rest.split_first() else {
+                    break;
+                };
+                if together.is_err() {
+                    self.carry_out(step, after).map_err(|source| ApplyError {
+                        done: steps.len() - rest.len(),
+                        total: steps.len(),
+                        step: describe(step),
+                        source,
+                    })?;
+                }
+                self.image.apply(step);
+                rest = after;
+            }
+        }
+        Ok(())
     }
 
     /// Carries out the steps that come first and are all writes of one table that no packet can reach yet, or any

@@ -313,14 +313,9 @@ fn adopted(tables: &Image, want: &Desired, answered: &mut usize) -> Image {
     image.recognise(&want.rulesets);
     let unknown = unknown(&image, want);
     let allowed = unknown.into_iter().filter(|question| {
-        let FrontendKey {
-            family: _,
-            address: _,
-            protocol,
-            port,
-        } = question.destination;
+        let FrontendKey { protocol, port, .. } = question.destination;
         let endpoint = &tables.endpoints[&question.hook];
-        let destination = frontend_address(&question.destination);
+        let destination = question.destination.destination();
         decide(tables, endpoint, &destination, protocol, port.get()).action() == Action::Pass
     });
     let allowed: Vec<_> = allowed.map(|q| (q.ruleset, q.destination)).collect();
@@ -525,6 +520,10 @@ fn a_plan_of_what_moved_is_a_plan_of_everything() {
             let limits = Limits {
                 classes: match random.below(10) {
                     0 => have.classes.values().map(BTreeMap::len).sum(),
+                    _ => usize::MAX,
+                },
+                peers: match random.below(10) {
+                    0 => have.peers.len(),
                     _ => usize::MAX,
                 },
                 ..Limits::UNLIMITED
@@ -812,6 +811,45 @@ fn where_slots_of_endpoints_run_out_the_whole_change_is_refused() {
         let planned: Vec<_> = planned.iter().map(|r| (r.map, r.need)).collect();
         assert_eq!(planned, Vec::from_iter(refused));
     }
+}
+
+/// Where rulesets' slots run out, those that get none are refused, and the others are enforced.
+#[test]
+fn where_slots_of_rulesets_run_out_those_without_one_are_refused() {
+    let mut short = 0;
+    for seed in 0..100 {
+        let want = desired(&cluster(&mut Random(seed), None), &Desired::default());
+        let wanted = want.rulesets.len();
+        if wanted < 2 {
+            continue;
+        }
+        let room = u32::try_from(wanted).unwrap();
+        for (rulesets, missing) in [(room + 1, 0), (room, 1), (room - 1, 2)] {
+            let limits = Limits {
+                rulesets,
+                ..Limits::UNLIMITED
+            };
+            let planned = plan(&Image::default(), &want, &limits, None);
+            let refused: BTreeSet<_> = planned
+                .refused
+                .iter()
+                .map(|refusal| {
+                    assert_eq!(refusal.map, "RULESETS", "seed {seed}");
+                    // Slot 0 is no ruleset's.
+                    assert_eq!(refusal.capacity, usize::try_from(rulesets).unwrap());
+                    assert!(refusal.need > refusal.capacity && refusal.need <= wanted + 1);
+                    refusal.ruleset.unwrap()
+                })
+                .collect();
+            assert_eq!(refused.len(), missing, "seed {seed}: {:?}", planned.refused);
+            let placed: BTreeSet<_> = planned.rulesets.keys().copied().collect();
+            let all: BTreeSet<_> = want.rulesets.keys().copied().collect();
+            assert_eq!(&placed | &refused, all, "seed {seed}");
+            assert!(placed.is_disjoint(&refused), "seed {seed}");
+            short += missing;
+        }
+    }
+    assert!(short > 50, "too tame: {short}");
 }
 
 /// What stays as it is is not written again: not a ruleset that a pod leaves, not the classes of addresses of which
